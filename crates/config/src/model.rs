@@ -1,0 +1,305 @@
+//! The validated configuration: what the rest of holdfast reads. No TOML, no spans, no unresolved
+//! defaults; secrets are still references.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdfast_policy::health::Thresholds;
+use holdfast_policy::restart;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub node: Node,
+    pub services: BTreeMap<String, Service>,
+    pub balancers: BTreeMap<String, Balancer>,
+    pub drills: BTreeMap<String, Drill>,
+}
+
+/// `[node]`: this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Default: the host name.
+    pub name: String,
+    pub zone: Option<String>,
+    /// Ports that holdfast may assign; must lie outside the kernel's ephemeral range. Default 20000-29999.
+    pub ports: RangeInclusive<u16>,
+    /// Where `/metrics` is served; `None` serves it on the agent's Unix socket only.
+    pub metrics: Option<SocketAddr>,
+    /// Balancer processes on this node, 1..=8. Default 2.
+    pub balancer_processes: u16,
+    /// Threads of each balancer process; default one per core.
+    pub balancer_threads: Option<u16>,
+    pub journal_days: u32,
+    pub journal_size_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Kept running.
+    Service,
+    /// Runs once per applied definition until it succeeded (`type = "job"`).
+    Job,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    Argv(Vec<String>),
+    /// `/bin/sh -c TEXT`, only where the file says `shell = "…"`.
+    Shell(String),
+}
+
+/// A value that may be a secret. A reference is resolved by the shim at exec, on the node that runs it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Plain(String),
+    File(PathBuf),
+    Env(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    None,
+    /// holdfast picks one from `node.ports` and keeps it for the instance.
+    Assigned,
+    /// The same port for the only replica, or `base + ordinal - 1`.
+    Fixed(u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Started,
+    Ready,
+    /// A job that ended with success.
+    Completed,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    pub name: String,
+    pub kind: Kind,
+    pub command: Command,
+    pub replicas: u32,
+    pub env: BTreeMap<String, Value>,
+    /// Absolute paths; read by the shim at exec.
+    pub env_files: Vec<PathBuf>,
+    /// Absolute; default the directory of the configuration file.
+    pub workdir: PathBuf,
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub umask: Option<u32>,
+    pub open_files: Option<u64>,
+    pub host: IpAddr,
+    pub port: Port,
+    pub after: BTreeMap<String, Condition>,
+    pub restart: restart::Policy,
+    pub startup: Option<Probe>,
+    pub ready: Option<Probe>,
+    pub live: Option<Probe>,
+    pub stop: Stop,
+    /// Instances that holdfast's own acts never go below.
+    pub min_available: u32,
+    /// Liveness restarts and planned replacements at the same time.
+    pub max_unavailable: u32,
+    /// Must never run twice: deadline from the agent, killed by the shim when it passes.
+    pub fenced: bool,
+    pub log: Log,
+    /// Declared availability target, e.g. 0.999.
+    pub availability: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    pub check: Check,
+    pub every: Duration,
+    /// At most `every`.
+    pub timeout: Duration,
+    pub thresholds: Thresholds,
+    /// Startup probes only: fails the start when not passed in this time.
+    pub within: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Check {
+    /// GET; `status` is the accepted range (default 200..=399).
+    Http { path: String, status: RangeInclusive<u16> },
+    Tcp,
+    Command(Vec<String>),
+    /// sd_notify: READY=1 for startup and readiness, WATCHDOG=1 within `every` for liveness.
+    Notify,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stop {
+    /// Run before the signal, with the instance's environment.
+    pub command: Option<Vec<String>>,
+    /// Signal number; default SIGTERM.
+    pub signal: i32,
+    /// From the signal to SIGKILL. Default 10 s.
+    pub grace: Duration,
+    /// At most this long for requests in flight after leaving the balancer. Default 10 s.
+    pub drain: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// A file is rotated when it reaches this size. Default 10 MiB.
+    pub size_bytes_max: u64,
+    /// Rotated files kept besides the current one. Default 5.
+    pub keep: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    RoundRobin,
+    LeastRequests,
+    /// Power of two choices on peak EWMA x in flight, with a failure penalty.
+    #[default]
+    P2c,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Balancer {
+    pub name: String,
+    pub listen: Vec<SocketAddr>,
+    /// A key of `services`.
+    pub service: String,
+    pub algorithm: Algorithm,
+    pub retry: Retry,
+    pub eject: Eject,
+    /// Weight of a new or returned instance rises linearly over this time. Default 10 s; zero is off.
+    pub slow_start: Duration,
+    pub timeouts: Timeouts,
+    pub limits: Limits,
+    pub access_log: bool,
+    /// Addresses whose X-Forwarded-* headers are believed (CIDR not needed yet). Default none.
+    pub trusted_proxies: Vec<IpAddr>,
+    pub availability: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    pub enabled: bool,
+    /// Tries of one request, the first included. Default 3.
+    pub tries_max: u32,
+    /// Retries in flight or waiting as a share of requests in flight. Default 0.2.
+    pub budget_ratio: f64,
+    /// Retries always allowed at the same time, per process. Default 3.
+    pub budget_min: u32,
+    /// Answers that are retried for idempotent requests; default none (502/503/504 may be listed).
+    pub statuses: Vec<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Eject {
+    pub enabled: bool,
+    /// Consecutive connect or transport failures. Default 3; a refused connect ejects at once.
+    pub failures: u32,
+    /// Consecutive 502, 503, 504 answers. Default 5.
+    pub gateway_errors: u32,
+    /// First ejection; doubles each time up to `max`. Default 1 s and 60 s.
+    pub base: Duration,
+    pub max: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timeouts {
+    /// Default 1 s.
+    pub connect: Duration,
+    /// To the first byte of the answer. Default 60 s.
+    pub first_byte: Duration,
+    /// No byte in either direction while a body or upgraded connection is open. Default 60 s.
+    pub idle: Duration,
+    /// All tries and the body; zero is none. Default none.
+    pub total: Duration,
+    /// Client to send its request head. Default 10 s.
+    pub request_head: Duration,
+    /// Keep-alive of idle client connections. Default 60 s.
+    pub keep_alive: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Client connections per node. Default 10,000.
+    pub connections: u32,
+    /// Request line and headers. Default 32 KiB.
+    pub header_bytes: u32,
+    /// Headers in a message. Default 100.
+    pub headers: u32,
+    /// Request body; default none.
+    pub body_bytes: Option<u64>,
+    /// Requests in flight per instance, over which others are preferred and then 503. Default none.
+    pub in_flight: Option<u32>,
+}
+
+/// `[drill.NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drill {
+    pub name: String,
+    pub fault: Fault,
+    /// A service, instance or balancer; the kinds that hit holdfast itself need none.
+    pub target: Option<String>,
+    /// How long a fault that lasts is held. Default 10 s.
+    pub hold: Duration,
+    /// Prober's rate in requests per second. Default 50.
+    pub rate: u32,
+    /// The balancer and path the prober asks; default the first balancer in front of the target, `/`.
+    pub balancer: Option<String>,
+    pub path: String,
+    pub targets: Targets,
+    /// Faults with a size: latency added, share of answers spoiled (0..=1), path whose request burns CPU.
+    pub latency: Duration,
+    pub share: f64,
+    pub busy_path: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    Kill,
+    Hang,
+    Busy,
+    CrashLoop,
+    Latency,
+    Errors,
+    Reset,
+    NoAnswer,
+    DependencyStall,
+    BalancerKill,
+    BalancerHang,
+    ShimKill,
+    AgentKill,
+}
+
+impl Fault {
+    /// As the file and the CLI spell it.
+    pub const ALL: [(&'static str, Fault); 13] = [
+        ("kill", Fault::Kill),
+        ("hang", Fault::Hang),
+        ("busy", Fault::Busy),
+        ("crash-loop", Fault::CrashLoop),
+        ("latency", Fault::Latency),
+        ("errors", Fault::Errors),
+        ("reset", Fault::Reset),
+        ("no-answer", Fault::NoAnswer),
+        ("dependency-stall", Fault::DependencyStall),
+        ("balancer-kill", Fault::BalancerKill),
+        ("balancer-hang", Fault::BalancerHang),
+        ("shim-kill", Fault::ShimKill),
+        ("agent-kill", Fault::AgentKill),
+    ];
+
+    pub fn name(self) -> &'static str {
+        Fault::ALL.iter().find(|(_, f)| *f == self).map_or("unknown", |(name, _)| name)
+    }
+}
+
+/// What a drill must reach to pass; `None` is not judged.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Targets {
+    pub detect: Option<Duration>,
+    pub recover: Option<Duration>,
+    pub failed: Option<u64>,
+    pub p99: Option<Duration>,
+}

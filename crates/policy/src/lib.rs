@@ -1,0 +1,19 @@
+//! Every decision holdfast takes, as pure state machines and functions.
+//!
+//! Nothing here reads a clock, draws randomness, logs, allocates threads or does I/O: `now` and a
+//! seeded [`rng::Rng`] are arguments, events go in, actions and [`Transition`]s come out. Modules
+//! share only `time`, `ids`, `rng` and `transition`, and never import each other.
+
+pub mod ids;
+pub mod rng;
+pub mod time;
+pub mod transition;
+
+pub mod backoff;
+pub mod restart;
+
+pub mod health;
+
+pub use ids::{Endpoint, Incarnation, InstanceId, NodeId, Role};
+pub use time::Timestamp;
+pub use transition::Transition;
