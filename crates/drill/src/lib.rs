@@ -1,1 +1,7 @@
-//! drill
+//! Faults injected on purpose into the running system, and what they cost its users.
+//!
+//! A drill runs in its own process, outside the agent. It looks (is all well?), writes what it will have to
+//! undo, starts a guard that undoes it should the drill die, strikes, measures from outside, undoes, waits
+//! until all is well again, and judges.
+
+pub mod system;

@@ -12,6 +12,7 @@ pub mod transition;
 pub mod backoff;
 pub mod restart;
 
+pub mod drill;
 pub mod health;
 
 pub use ids::{Endpoint, Incarnation, InstanceId, NodeId, Role};
