@@ -10,6 +10,7 @@ pub mod time;
 pub mod transition;
 
 pub mod backoff;
+pub mod balance;
 pub mod restart;
 
 pub mod drill;
