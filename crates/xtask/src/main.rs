@@ -1,2 +1,51 @@
-//! xtask
-fn main() {}
+//! All automation of the repository: `cargo xtask test` is what CI runs, `cargo xtask demo` is the shop.
+
+mod install;
+mod lanes;
+mod steps;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Automation of the holdfast repository")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything that CI runs: format, lints, docs, house rules, all tests
+    Test,
+    /// The house rules alone
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    let root = root();
+    match task {
+        Task::Test => lanes::test(&root),
+        Task::Tidy => tidy::run(&root),
+    }
+}
+
+/// The workspace root: two folders above this crate's manifest.
+fn root() -> PathBuf {
+    let crate_dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    crate_dir.ancestors().nth(2).map_or_else(|| crate_dir.clone(), PathBuf::from)
+}
