@@ -1,5 +1,22 @@
 //! TOML text to a validated [`Config`], or every error at once.
 
-mod model;
+pub mod code;
 
+mod check;
+mod diagnostic;
+mod keys;
+mod load;
+mod model;
+mod nearest;
+pub mod quantity;
+mod read;
+mod reader;
+mod secret;
+
+pub use check::Environment;
+pub use diagnostic::{Diagnostic, Label, Severity, Source, Span};
+pub use load::{Failed, Loaded, parse};
 pub use model::*;
+
+#[cfg(test)]
+mod tests;

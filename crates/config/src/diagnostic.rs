@@ -1,0 +1,120 @@
+//! What is wrong with a file: where, why, and what to do about it.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Byte offsets into [`Source::text`].
+pub type Span = Range<usize>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The file is refused.
+    Error,
+    /// It runs, but something will hurt.
+    Warning,
+    /// It runs well; this would make it stronger.
+    Advice,
+}
+
+impl Severity {
+    pub fn name(self) -> &'static str {
+        match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Advice => "advice",
+        }
+    }
+}
+
+/// A place in the file and what to say beside it. The first label of a diagnostic is its position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    pub span: Span,
+    pub text: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// `HF01xx`, one of [`crate::code::ALL`].
+    pub code: &'static str,
+    pub severity: Severity,
+    pub message: String,
+    pub labels: Vec<Label>,
+    pub hint: Option<String>,
+}
+
+impl Diagnostic {
+    pub(crate) fn new(severity: Severity, code: &'static str, message: impl Into<String>) -> Self {
+        Diagnostic { code, severity, message: message.into(), labels: Vec::new(), hint: None }
+    }
+
+    pub(crate) fn at(mut self, span: Span, text: impl Into<String>) -> Self {
+        self.labels.push(Label { span, text: text.into() });
+        self
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+/// The text that was read, with the spans that must not be shown.
+#[derive(Clone, Default)]
+pub struct Source {
+    pub path: PathBuf,
+    text: String,
+    secrets: Vec<Span>,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("path", &self.path).field("bytes", &self.text.len()).finish()
+    }
+}
+
+impl Source {
+    pub(crate) fn new(path: &Path, text: &str) -> Self {
+        Source { path: path.to_owned(), text: text.to_owned(), secrets: Vec::new() }
+    }
+
+    pub(crate) fn hide(&mut self, spans: Vec<Span>) {
+        self.secrets.extend(spans);
+    }
+
+    /// Line and column of a byte offset, both from 1; the column counts characters.
+    pub fn position(&self, offset: usize) -> (usize, usize) {
+        let mut at = offset.min(self.text.len());
+        while !self.text.is_char_boundary(at) {
+            at -= 1;
+        }
+        let before = &self.text[..at];
+        let line_start = before.rfind('\n').map_or(0, |n| n + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+
+    /// Line `number` (from 1) as it may be shown, and the byte offset at which it starts.
+    pub(crate) fn shown_line(&self, number: usize) -> Option<(usize, String)> {
+        let mut start = 0;
+        for (n, line) in self.text.split('\n').enumerate() {
+            if n + 1 == number {
+                let line = line.strip_suffix('\r').unwrap_or(line);
+                return Some((start, self.masked(start, line)));
+            }
+            start += line.len() + 1;
+        }
+        None
+    }
+
+    fn masked(&self, start: usize, line: &str) -> String {
+        let guessed = crate::secret::spans_in_line(line);
+        let hidden = |at: usize| {
+            self.secrets.iter().any(|s| s.contains(&(start + at))) || guessed.iter().any(|s| s.contains(&at))
+        };
+        line.char_indices().map(|(at, c)| if hidden(at) { '*' } else { c }).collect()
+    }
+}

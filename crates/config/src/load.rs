@@ -1,0 +1,108 @@
+//! The way in: a path or a text, to a configuration with its warnings, or to everything that is wrong with it.
+
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use crate::check::{Environment, check};
+use crate::code;
+use crate::diagnostic::{Diagnostic, Severity, Source};
+use crate::model::Config;
+use crate::reader::Findings;
+
+/// A larger file is a mistake (a log, a binary), not a configuration.
+const FILE_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub source: Source,
+    /// Warnings and advice, in the order of the file.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// The file is refused. `diagnostics` holds every error, and the warnings too, in the order of the file.
+#[derive(Debug)]
+pub struct Failed {
+    pub source: Source,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let errors = self.diagnostics.iter().filter(|d| d.is_error()).count();
+        let plural = if errors == 1 { "" } else { "s" };
+        write!(f, "{}: {errors} error{plural}", self.source.path.display())
+    }
+}
+
+impl std::error::Error for Failed {}
+
+impl Config {
+    /// Reads and checks a file against this machine.
+    pub fn load(path: &Path) -> Result<Loaded, Failed> {
+        let unreadable = |message: String, hint: &str| Failed {
+            source: Source::new(path, ""),
+            diagnostics: vec![Diagnostic::new(Severity::Error, code::UNREADABLE, message).hint(hint)],
+        };
+        let shown = path.display();
+        let bytes = std::fs::read(path).map_err(|error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::NotFound => "name the file with -f FILE, or create it; the README shows a first one",
+                std::io::ErrorKind::PermissionDenied => "its permissions must let this user read it",
+                _ => "check the path",
+            };
+            unreadable(format!("cannot read {shown}: {error}"), hint)
+        })?;
+        if bytes.len() > FILE_BYTES_MAX {
+            return Err(unreadable(format!("{shown} is larger than 4 MiB"), "is this the right file?"));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+            unreadable(format!("{shown} is not UTF-8 text (line {line})"), "save it as UTF-8")
+        })?;
+        parse(&text, path, &Environment::here())
+    }
+}
+
+/// Reads and checks a text as if it stood in a file at `path`.
+pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loaded, Failed> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let base = absolute.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
+    let mut source = Source::new(path, text);
+    let mut out = Findings::new(base);
+    let (file, faults) = DeTable::parse_recoverable(text);
+    let config = crate::read::read(&mut out, file.get_ref(), environment);
+    if faults.is_empty() {
+        check(&mut out, &config, environment);
+    } else {
+        keep_certain(&mut out.diagnostics, &source, &faults);
+    }
+    source.hide(std::mem::take(&mut out.secrets));
+    let mut diagnostics = out.diagnostics;
+    diagnostics.extend(faults.iter().map(syntax));
+    diagnostics.sort_by_key(|d| (d.labels.first().map_or(0, |l| l.span.start), d.severity));
+    if diagnostics.iter().any(Diagnostic::is_error) {
+        return Err(Failed { source, diagnostics });
+    }
+    Ok(Loaded { config, source, warnings: diagnostics })
+}
+
+/// After a syntax error the rest of the table is a guess: keep what cannot come from it.
+fn keep_certain(found: &mut Vec<Diagnostic>, source: &Source, faults: &[toml::de::Error]) {
+    let broken: Vec<usize> = faults.iter().filter_map(|f| f.span()).map(|s| source.position(s.start).0).collect();
+    found.retain(|d| {
+        let certain = [code::UNKNOWN_KEY, code::WRONG_TYPE, code::BAD_VALUE, code::BAD_NAME].contains(&d.code);
+        certain && d.labels.iter().all(|l| !broken.contains(&source.position(l.span.start).0))
+    });
+}
+
+fn syntax(fault: &toml::de::Error) -> Diagnostic {
+    let message = fault.message();
+    let span = fault.span().unwrap_or(0..0);
+    let found = Diagnostic::new(Severity::Error, code::SYNTAX, "this is not valid TOML").at(span, message.replace('\n', ", "));
+    if message.contains("duplicate key") {
+        return Diagnostic { message: "a key stands here twice".into(), ..found }.hint("keep one of them");
+    }
+    found.hint("texts need quotes, tables look like [service.web], lists like [\"a\", \"b\"]")
+}
