@@ -4,10 +4,16 @@
 //! [`holdfast_policy::restart::Machine`] so that a service is kept up while no agent lives.
 #![allow(unsafe_code)] // The one crate where system calls without a safe wrapper are made.
 
+pub mod cgroup;
 pub mod clock;
 pub mod event;
 pub mod files;
+pub mod listen;
 pub mod lock;
+pub mod memfd;
 pub mod process;
 pub mod ring;
+pub mod seqpacket;
+pub mod shared;
 pub mod shim;
+pub mod user;
