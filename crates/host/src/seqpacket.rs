@@ -181,7 +181,8 @@ pub struct AsyncConnection {
 impl AsyncConnection {
     /// Must be called within a tokio runtime.
     pub fn new(connection: Connection) -> io::Result<AsyncConnection> {
-        Ok(AsyncConnection { inner: AsyncFd::register(connection)? })
+        // SAFETY: `Connection` owns its descriptor, keeps it open as long as it lives and always returns the same one.
+        Ok(AsyncConnection { inner: unsafe { AsyncFd::register(connection)? } })
     }
 
     pub async fn connect(path: &Path) -> io::Result<AsyncConnection> {
@@ -228,7 +229,8 @@ pub struct AsyncListener {
 
 impl AsyncListener {
     pub fn bind(path: &Path) -> io::Result<AsyncListener> {
-        Ok(AsyncListener { inner: AsyncFd::register(Listener::bind(path)?)? })
+        // SAFETY: `Listener` owns its descriptor, keeps it open as long as it lives and always returns the same one.
+        Ok(AsyncListener { inner: unsafe { AsyncFd::register(Listener::bind(path)?)? } })
     }
 
     pub async fn accept(&self) -> io::Result<AsyncConnection> {
