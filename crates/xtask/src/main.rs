@@ -1,9 +1,12 @@
 //! All automation of the repository: `cargo xtask test` is what CI runs, `cargo xtask demo` is the shop.
 
+mod backend;
 mod install;
 mod lanes;
+mod load;
 mod steps;
 mod tidy;
+mod wire;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,6 +27,10 @@ enum Task {
     Test,
     /// The house rules alone
     Tidy,
+    /// Send requests at a fixed rate and print what became of them
+    Load(load::Options),
+    /// A backend with known answers, for tests and measurements
+    Backend(backend::Options),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +48,8 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Test => lanes::test(&root),
         Task::Tidy => tidy::run(&root),
+        Task::Load(options) => load::run(options),
+        Task::Backend(options) => backend::run(options),
     }
 }
 
