@@ -1,1 +1,6 @@
-//! balancer
+//! The data plane: accepts connections, chooses an endpoint for each request, and never loses one it need not.
+
+pub mod error;
+pub mod snapshot;
+
+pub use error::Error;
