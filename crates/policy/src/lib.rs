@@ -13,8 +13,11 @@ pub mod backoff;
 pub mod balance;
 pub mod restart;
 
+pub mod availability;
 pub mod drill;
 pub mod health;
+pub mod incident;
+pub mod lease;
 
 pub use ids::{Endpoint, Incarnation, InstanceId, NodeId, Role};
 pub use time::Timestamp;
