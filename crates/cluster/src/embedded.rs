@@ -213,3 +213,6 @@ impl Store for Embedded {
         Box::pin(async move { self.inner.write(move |engine| engine.compact(revision)).await })
     }
 }
+
+#[cfg(test)]
+mod tests;
