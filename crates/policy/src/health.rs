@@ -1,4 +1,13 @@
-//! Consecutive-result thresholds for probes.
+//! What a row of probe results means.
+//!
+//! An explicit "not ready" is an answer and is obeyed at once; silence is only evidence, so it takes `fall` misses
+//! in a row and then makes a suspect, never a verdict. A probe whose prober was itself late says nothing.
+//! Liveness counts misses of any sort, because it leads to a restart; an instance that burns CPU while it does
+//! not answer is busy, and gets [`busy_patience`] before that.
+
+use std::time::Duration;
+
+use crate::Timestamp;
 
 /// Changes after `rise` passes or `fall` misses in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,5 +19,201 @@ pub struct Thresholds {
 impl Default for Thresholds {
     fn default() -> Self {
         Thresholds { rise: 1, fall: 3 }
+    }
+}
+
+/// One probe result, as far as health is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    Pass,
+    /// It answered, and said no.
+    Refused,
+    /// No answer: timeout or connect error.
+    Miss,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Readiness {
+    /// Not judged yet in this life.
+    #[default]
+    Unknown,
+    Ready,
+    Refused,
+    Suspect,
+}
+
+/// Readiness of one incarnation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ReadyCounter {
+    state: Readiness,
+    passes: u32,
+    misses: u32,
+}
+
+impl ReadyCounter {
+    pub fn state(&self) -> Readiness {
+        self.state
+    }
+
+    pub fn misses(&self) -> u32 {
+        self.misses
+    }
+
+    /// The new state when this result changed it.
+    pub fn record(&mut self, limits: Thresholds, sign: Sign) -> Option<Readiness> {
+        let before = self.state;
+        match sign {
+            Sign::Pass => {
+                self.misses = 0;
+                self.passes = self.passes.saturating_add(1);
+                if self.passes >= limits.rise {
+                    self.state = Readiness::Ready;
+                }
+            }
+            Sign::Refused => {
+                self.passes = 0;
+                self.misses = 0;
+                self.state = Readiness::Refused;
+            }
+            Sign::Miss => {
+                self.passes = 0;
+                self.misses = self.misses.saturating_add(1);
+                if self.misses >= limits.fall && self.state == Readiness::Ready {
+                    self.state = Readiness::Suspect;
+                }
+            }
+        }
+        (self.state != before).then_some(self.state)
+    }
+
+    /// Better evidence than misses: the process was seen stopped, or without progress while requests wait.
+    pub fn suspect(&mut self) -> bool {
+        let ready = self.state == Readiness::Ready;
+        if ready {
+            self.passes = 0;
+            self.state = Readiness::Suspect;
+        }
+        ready
+    }
+}
+
+/// Shortest time for which a busy instance may stay silent: a long report is not a hang.
+const BUSY_PATIENCE_MIN: Duration = Duration::from_secs(60);
+/// A busy instance is given this many times the silence that a quiet one is.
+const BUSY_PATIENCE_FACTOR: u32 = 10;
+
+/// Silence after which liveness fails although the instance makes progress: it may be an endless loop.
+pub fn busy_patience(every: Duration, fall: u32) -> Duration {
+    (every * fall.saturating_mul(BUSY_PATIENCE_FACTOR)).max(BUSY_PATIENCE_MIN)
+}
+
+/// Liveness of one incarnation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LiveCounter {
+    misses: u32,
+    first_miss: Option<Timestamp>,
+    last_pass: Option<Timestamp>,
+    busy: bool,
+}
+
+impl LiveCounter {
+    pub fn pass(&mut self, now: Timestamp) {
+        *self = LiveCounter { last_pass: Some(now), ..LiveCounter::default() };
+    }
+
+    /// `busy`: the instance used CPU while this probe waited.
+    pub fn miss(&mut self, now: Timestamp, busy: bool) {
+        self.misses = self.misses.saturating_add(1);
+        self.first_miss.get_or_insert(now);
+        self.busy = busy;
+    }
+
+    pub fn misses(&self) -> u32 {
+        self.misses
+    }
+
+    pub fn busy(&self) -> bool {
+        self.busy
+    }
+
+    pub fn first_miss(&self) -> Option<Timestamp> {
+        self.first_miss
+    }
+
+    pub fn last_pass(&self) -> Option<Timestamp> {
+        self.last_pass
+    }
+
+    /// Whether liveness has failed as configured.
+    pub fn failed(&self, now: Timestamp, every: Duration, fall: u32) -> bool {
+        let Some(first) = self.first_miss else { return false };
+        self.misses >= fall && (!self.busy || now.since(first) >= busy_patience(every, fall))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn states(limits: Thresholds, signs: &str) -> String {
+        let mut counter = ReadyCounter::default();
+        signs
+            .chars()
+            .map(|c| {
+                let sign = match c {
+                    '+' => Sign::Pass,
+                    'x' => Sign::Refused,
+                    _ => Sign::Miss,
+                };
+                counter.record(limits, sign);
+                match counter.state() {
+                    Readiness::Unknown => '?',
+                    Readiness::Ready => 'R',
+                    Readiness::Refused => 'N',
+                    Readiness::Suspect => 'S',
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn readiness_by_table() {
+        let quick = Thresholds::default();
+        let careful = Thresholds { rise: 2, fall: 2 };
+        for (limits, signs, expected) in [
+            (quick, "+", "R"),
+            (quick, "--+", "??R"),
+            (quick, "+--+---+", "RRRRRRSR"),
+            (quick, "+x+", "RNR"),
+            (quick, "+x---", "RNNNN"),
+            (careful, "++--+-++", "?RRSSSSR"),
+            (careful, "++x+x++", "?RNNNNR"),
+        ] {
+            assert_eq!(states(limits, signs), expected, "{signs}");
+        }
+    }
+
+    #[test]
+    fn only_a_ready_instance_becomes_suspect_on_sight() {
+        let mut counter = ReadyCounter::default();
+        assert!(!counter.suspect());
+        counter.record(Thresholds::default(), Sign::Pass);
+        assert!(counter.suspect());
+        assert_eq!(counter.state(), Readiness::Suspect);
+    }
+
+    #[test]
+    fn a_quiet_instance_fails_after_fall_and_a_busy_one_after_its_patience() {
+        let every = Duration::from_secs(1);
+        let mut live = LiveCounter::default();
+        for second in 0..3 {
+            live.miss(Timestamp::from_millis(second * 1000), true);
+        }
+        assert!(!live.failed(Timestamp::from_millis(10_000), every, 3));
+        assert!(live.failed(Timestamp::from_millis(60_000), every, 3));
+        live.miss(Timestamp::from_millis(11_000), false);
+        assert!(live.failed(Timestamp::from_millis(11_000), every, 3));
+        live.pass(Timestamp::from_millis(12_000));
+        assert!(!live.failed(Timestamp::from_millis(99_000), every, 3));
     }
 }

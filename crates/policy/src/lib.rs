@@ -14,10 +14,13 @@ pub mod balance;
 pub mod restart;
 
 pub mod availability;
+pub mod brake;
 pub mod drill;
 pub mod health;
+pub mod hung;
 pub mod incident;
 pub mod lease;
+pub mod rollout;
 
 pub use ids::{Endpoint, Incarnation, InstanceId, NodeId, Role};
 pub use time::Timestamp;
