@@ -1,0 +1,153 @@
+//! What the Supervisor wants done.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_config::Check;
+use holdfast_policy::{Incarnation, InstanceId, Timestamp, Transition};
+
+use super::definition::Definition;
+use super::event::Record;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeKind {
+    Startup,
+    Ready,
+    Live,
+}
+
+impl ProbeKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            ProbeKind::Startup => "startup",
+            ProbeKind::Ready => "ready",
+            ProbeKind::Live => "live",
+        }
+    }
+}
+
+/// What balancers may do with an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EndpointState {
+    Ready,
+    /// Silent: used when nothing ready is left.
+    Suspect,
+    /// It said so itself, or it has not started: never used.
+    NotReady,
+    /// No new requests; those in flight are finished.
+    Draining,
+    /// This incarnation is over.
+    Gone,
+}
+
+impl EndpointState {
+    pub fn name(self) -> &'static str {
+        match self {
+            EndpointState::Ready => "ready",
+            EndpointState::Suspect => "suspect",
+            EndpointState::NotReady => "not_ready",
+            EndpointState::Draining => "draining",
+            EndpointState::Gone => "gone",
+        }
+    }
+}
+
+/// Said to a shim. It refuses a request that means another incarnation than its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Signal, grace, kill; then it waits. The child is not started again.
+    Stop,
+    /// Signal, grace, kill, and at once a new run; no failure is counted.
+    Restart,
+    /// Kill at once and count a failure: the restart policy decides when the next run starts.
+    Kill,
+    /// End the shim, so that the generation is over.
+    Quit,
+    /// A fenced child may live until then.
+    Deadline(Timestamp),
+    /// Whether the shim may restart its child by itself.
+    Grant { restart: bool },
+    /// The instance answers: in time the restart policy forgets its failures.
+    Ready,
+}
+
+/// Phases of an incident. Times are those of the facts, not of the telling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Detected,
+    Decided,
+    Acted,
+    Ready,
+}
+
+impl Phase {
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Detected => "detected",
+            Phase::Decided => "decided",
+            Phase::Acted => "acted",
+            Phase::Ready => "ready",
+        }
+    }
+}
+
+/// One line of the story, for the journal and for `why`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Counts from 1 in each Supervisor.
+    pub seq: u64,
+    pub at: Timestamp,
+    /// `web-2`, or `web` for the service.
+    pub subject: Arc<str>,
+    pub incarnation: Option<Incarnation>,
+    pub transition: Transition,
+    /// `seq` of the entry that led to this one.
+    pub cause: Option<u64>,
+    /// Incident (the `seq` of its first entry) and the phase that this entry marks.
+    pub incident: Option<(u64, Phase)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    pub instance: InstanceId,
+    pub generation: u64,
+    pub definition: Arc<Definition>,
+    pub port: Option<u16>,
+    /// Fenced instances only.
+    pub deadline: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    pub instance: InstanceId,
+    pub incarnation: Incarnation,
+    pub kind: ProbeKind,
+    pub check: Check,
+    pub addr: Option<SocketAddr>,
+    pub timeout: Duration,
+    /// When it should start; the prober compares, to know its own lateness.
+    pub at: Timestamp,
+    pub pid: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Make it durable, then tell `Persisted`. Nothing that depends on it is asked for earlier.
+    Persist(Record),
+    AssignPort { instance: InstanceId },
+    /// The lease of a fenced instance: acquire or renew it now, answer with `LeaseHeld` or `LeaseLost`.
+    Lease { instance: InstanceId },
+    ReleaseLease { instance: InstanceId },
+    Launch(Launch),
+    Command { instance: InstanceId, incarnation: Incarnation, request: Request },
+    /// Find out whether the shim lives: answer with `Shim` or `ShimAbsent`.
+    ProveAbsence { instance: InstanceId, generation: u64 },
+    /// Children whose shim is proved dead.
+    KillOrphans { instance: InstanceId, generation: u64 },
+    Probe(Probe),
+    /// Results of it are not wanted any more.
+    StopProbes { instance: InstanceId },
+    Publish { instance: InstanceId, incarnation: Incarnation, addr: Option<SocketAddr>, state: EndpointState },
+    Journal(Entry),
+}

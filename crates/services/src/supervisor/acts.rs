@@ -1,0 +1,210 @@
+//! What holdfast does to running instances of its own accord, one service at a time: liveness restarts through the
+//! brake, replacements by the rollout rule, and the leaving of what is not wanted any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_policy::brake::{self, Failing, Peers, Verdict};
+use holdfast_policy::rollout::{self, Candidate, Next};
+use holdfast_policy::{InstanceId, Timestamp, Transition};
+
+use super::action::{EndpointState, Phase};
+use super::definition::Definition;
+use super::event::ShimPhase;
+use super::history::Mark;
+use super::instance::{Instance, Shim, Then, Why};
+use super::Supervisor;
+
+/// An instance restarted for its liveness counts as away until it is ready again, but not for longer than this:
+/// one that never returns must not keep holdfast from helping the others.
+const ACT_SETTLE: Duration = Duration::from_secs(120);
+
+impl Supervisor {
+    pub(crate) fn act_on_service(&mut self, now: Timestamp, name: &Arc<str>) {
+        let Some(definition) = self.services.get(name).cloned() else { return };
+        let ids: Vec<InstanceId> =
+            self.of_service(name).map(|i| i.id.clone()).filter(|id| self.wanted(id).is_some()).collect();
+        self.restart_hung(now, &definition, &ids);
+        self.replace_due(now, &definition, &ids);
+    }
+
+    /// Journals once what a pause keeps from being done.
+    pub(crate) fn may_act(&mut self, now: Timestamp, i: &mut Instance, what: &'static str) -> bool {
+        let Some(pause) = self.paused(&i.id) else { return true };
+        let reason = format!("paused ({}): it would {what}", pause.reason);
+        self.hold(now, i, "paused", reason);
+        false
+    }
+
+    fn hold(&mut self, now: Timestamp, i: &mut Instance, rule: &'static str, reason: String) {
+        if i.life.held != Some(rule) {
+            i.life.held = Some(rule);
+            let transition = Transition::new(i.shown, "held", reason);
+            self.tell(now, i, transition, Mark::NONE);
+        }
+    }
+
+    fn restart_hung(&mut self, now: Timestamp, definition: &Definition, ids: &[InstanceId]) {
+        for id in ids {
+            let Some(i) = self.instances.get(id) else { continue };
+            let failed = i.life.live_failed.is_some() && i.leave.is_none();
+            let runs = matches!(&i.shim, Shim::Alive(s) if s.phase == ShimPhase::Running);
+            let Some(first_miss) = i.life.live.first_miss().filter(|_| failed && runs) else { continue };
+            let failing = Failing { first_miss, usable: i.life.published == Some(EndpointState::Ready) };
+            let peers = self.peers(now, definition, i, ids);
+            let verdict = if self.rules.liveness_brake { brake::decide(now, failing, peers) } else { Verdict::Restart };
+            self.with(id, |s, i| s.on_brake(now, i, verdict, peers));
+        }
+    }
+
+    fn peers(&self, now: Timestamp, definition: &Definition, failing: &Instance, ids: &[InstanceId]) -> Peers {
+        let since = failing.life.live.first_miss().unwrap_or(now);
+        let mut peers = Peers {
+            max_unavailable: definition.service.max_unavailable,
+            min_available: definition.service.min_available.min(self.replicas(definition)),
+            last_restart: self.liveness_restarts.get(definition.service.name.as_str()).copied(),
+            ..Peers::default()
+        };
+        for other in ids.iter().filter(|id| **id != failing.id).filter_map(|id| self.instances.get(id)) {
+            let judged = other.child_runs() && other.life.live.last_pass().or(other.life.live.first_miss()).is_some();
+            peers.judged += u32::from(judged);
+            peers.witnesses += u32::from(judged && other.life.live.last_pass().is_some_and(|t| t >= since));
+            peers.usable += u32::from(other.usable());
+            peers.acting += u32::from(other.acting.is_some_and(|t| now.since(t) < ACT_SETTLE));
+        }
+        peers
+    }
+
+    fn on_brake(&mut self, now: Timestamp, i: &mut Instance, verdict: Verdict, peers: Peers) {
+        match verdict {
+            Verdict::Restart => {
+                if self.may_act(now, i, "be restarted: liveness failed") {
+                    self.liveness_restarts.insert(i.id.service.clone(), now);
+                    let transition = Transition::new(i.shown, i.shown, "the brake allows the restart")
+                        .with("judged", peers.judged)
+                        .with("witnesses", peers.witnesses)
+                        .with("acting", peers.acting)
+                        .with("usable", peers.usable);
+                    self.tell(now, i, transition, Mark::phase(Phase::Decided));
+                    self.begin_leave(now, i, Why::Liveness, Then::SameShim);
+                }
+            }
+            Verdict::CommonCause { trial_at } => {
+                self.wake_at(trial_at);
+                let others = peers.judged;
+                let reason = format!(
+                    "not restarted: none of the {others} other instances has passed liveness since it began to miss, so the cause is probably shared"
+                );
+                self.hold(now, i, "common_cause", reason);
+            }
+            Verdict::TooManyAtOnce => {
+                self.wake_at(now + ACT_SETTLE);
+                let reason = format!("not restarted yet: {} of at most {} are away already", peers.acting, peers.max_unavailable);
+                self.hold(now, i, "max_unavailable", reason);
+            }
+            Verdict::MinAvailable => {
+                let reason = format!("not restarted: {} others are ready, min_available is {}", peers.usable, peers.min_available);
+                self.hold(now, i, "min_available", reason);
+            }
+        }
+    }
+
+    fn why_due(&self, i: &Instance, definition: &Definition) -> Option<(Why, Then)> {
+        if i.leave.is_some() {
+            return None;
+        }
+        match i.shim {
+            Shim::Orphaned { .. } => Some((Why::ShimLost, Then::End)),
+            Shim::Alive(_) if i.record.definition != definition.hash => Some((Why::Changed, Then::End)),
+            Shim::Alive(_) if i.restart_asked => Some((Why::Asked, Then::SameShim)),
+            _ => None,
+        }
+    }
+
+    fn replace_due(&mut self, now: Timestamp, definition: &Definition, ids: &[InstanceId]) {
+        let service = &definition.service;
+        let min_available = service.min_available.min(self.replicas(definition));
+        for _ in 0..ids.len() {
+            let candidates: Vec<Candidate> = ids
+                .iter()
+                .filter_map(|id| self.instances.get(id))
+                .map(|i| Candidate {
+                    due: self.why_due(i, definition).is_some(),
+                    usable: i.usable(),
+                    acting: i.acting.is_some() || i.leave.is_some(),
+                })
+                .collect();
+            match rollout::next(&candidates, service.max_unavailable, min_available) {
+                Next::Done => return,
+                Next::Replace(n) => {
+                    if !self.replace(now, definition, &ids[n]) {
+                        return;
+                    }
+                }
+                Next::WaitForActing => return self.wait_in_line(now, definition, ids, "waits its turn: another is being replaced"),
+                Next::WaitForAvailable => {
+                    return self.wait_in_line(now, definition, ids, "waits: too few others are ready for it to be replaced");
+                }
+            }
+        }
+    }
+
+    /// False when a pause forbids it.
+    fn replace(&mut self, now: Timestamp, definition: &Definition, id: &InstanceId) -> bool {
+        let replaced = self.with(id, |s, i| {
+            let Some((why, then)) = s.why_due(i, definition) else { return false };
+            // A person asked for this restart, so a pause does not stand against it.
+            if why != Why::Asked && !s.may_act(now, i, "be replaced") {
+                return false;
+            }
+            i.life.held = None;
+            s.begin_leave(now, i, why, then);
+            true
+        });
+        replaced == Some(true)
+    }
+
+    fn wait_in_line(&mut self, now: Timestamp, definition: &Definition, ids: &[InstanceId], reason: &'static str) {
+        for id in ids {
+            self.with(id, |s, i| {
+                if s.why_due(i, definition).is_some() {
+                    s.hold(now, i, reason, reason.to_owned());
+                }
+            });
+        }
+    }
+
+    /// Instances beyond the number wanted, of removed services, or all of them when everything stops.
+    pub(crate) fn leave_unwanted(&mut self, now: Timestamp) {
+        let ids: Vec<InstanceId> = self
+            .instances
+            .values()
+            .filter(|i| i.leave.is_none() && matches!(i.shim, Shim::Alive(_) | Shim::Orphaned { .. }))
+            .map(|i| i.id.clone())
+            .filter(|id| self.wanted(id).is_none())
+            .collect();
+        for id in ids.iter().rev() {
+            let surplus = !self.stopping && self.services.contains_key(&id.service);
+            if (surplus && !self.may_shrink(id)) || self.still_needed_by(&id.service).is_some() {
+                continue;
+            }
+            self.with(id, |s, i| {
+                if s.stopping || s.may_act(now, i, "be stopped: not wanted any more") {
+                    s.begin_leave(now, i, Why::Unwanted, Then::End);
+                }
+            });
+        }
+    }
+
+    /// A ready surplus instance leaves only while enough ready ones stay.
+    fn may_shrink(&self, id: &InstanceId) -> bool {
+        let Some(definition) = self.services.get(&id.service) else { return true };
+        let usable = |wanted: bool| {
+            let same = |i: &&Instance| i.usable() && self.wanted(&i.id).is_some() == wanted;
+            self.of_service(&id.service).filter(same).count()
+        };
+        let leaves_capacity = self.instances.get(id).is_some_and(Instance::usable);
+        let min_available = definition.service.min_available.min(self.replicas(definition));
+        !leaves_capacity || rollout::may_leave(usable(false), usable(true), min_available) > 0
+    }
+}

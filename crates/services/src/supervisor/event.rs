@@ -1,0 +1,166 @@
+//! What the Supervisor is told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_policy::hung::Verdict;
+use holdfast_policy::{Incarnation, InstanceId, Timestamp};
+
+use super::action::ProbeKind;
+use super::definition::Definition;
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Exit {
+    pub at: Timestamp,
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub out_of_memory: bool,
+    /// Stopped on request.
+    pub wanted: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ShimPhase {
+    /// No child yet, or between two children without delay.
+    #[default]
+    Starting,
+    Running,
+    /// Waits to start the child again.
+    Backoff { until: Timestamp },
+    /// Told to stop or restart: the child has its signal.
+    Stopping,
+    /// Told to stop, and the child is gone.
+    Stopped,
+    /// The child ended and policy does not start it again.
+    Finished { success: bool },
+}
+
+/// What a living shim says of itself; level-triggered, so a lost one does no harm.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct ShimState {
+    pub incarnation: Incarnation,
+    /// Rises with each change within the generation.
+    pub seq: u64,
+    pub phase: ShimPhase,
+    pub pid: Option<u32>,
+    /// When the child of this run was spawned.
+    pub since: Timestamp,
+    /// READY=1 from this run.
+    pub notified_ready: bool,
+    /// Last WATCHDOG=1 of this run.
+    pub watchdog_at: Option<Timestamp>,
+    /// STATUS= of this run.
+    pub status_text: Option<String>,
+    /// Failures in a row, as the restart policy counts them.
+    pub failures: u32,
+    pub last_exit: Option<Exit>,
+    /// Why the child could not be spawned.
+    pub spawn_error: Option<String>,
+    /// Highest deadline that the shim acknowledged.
+    pub deadline: Option<Timestamp>,
+    /// The shim may restart its child by itself.
+    pub granted: bool,
+    pub crash_looping: bool,
+    /// Runs after the first one of this shim.
+    pub restarts: u64,
+    /// Labels of its spec: what it was launched from.
+    pub definition: Option<u64>,
+    pub port: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Pass,
+    /// An explicit no: a status outside the accepted range, an exit code other than 0.
+    Refused(i32),
+    /// `busy`: the instance used CPU while the probe waited.
+    Timeout { busy: bool },
+    ConnectError,
+    /// The prober itself was late, so this says nothing.
+    Late,
+}
+
+/// What the agent knew before it was restarted, as the store has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub instance: InstanceId,
+    /// Highest generation handed out.
+    pub generation: u64,
+    /// Definition of that generation.
+    pub definition: u64,
+    pub port: Option<u16>,
+    /// The result of a job, or of a service that policy does not start again.
+    pub finished: Option<Finished>,
+}
+
+impl Record {
+    pub fn new(instance: InstanceId) -> Self {
+        Record { instance, generation: 0, definition: 0, port: None, finished: None }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finished {
+    pub definition: u64,
+    pub success: bool,
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+}
+
+/// Everything, a service with all its instances, or one instance.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    All,
+    Service(Arc<str>),
+    Instance(InstanceId),
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::All => f.write_str("all"),
+            Target::Service(name) => f.write_str(name),
+            Target::Instance(id) => id.fmt(f),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// First of all: what was there before. Every instance in `records` or `found` is unknown until its state or
+    /// its absence is reported; nothing is launched over an unknown one.
+    Adopt { records: Vec<Record>, found: Vec<InstanceId> },
+    Desired { services: BTreeMap<Arc<str>, Arc<Definition>>, scale: BTreeMap<Arc<str>, u32>, revision: u64 },
+    /// `None` goes back to the file's number.
+    Scale { service: Arc<str>, replicas: Option<u32> },
+    Shim { instance: InstanceId, state: ShimState },
+    /// The connection to a shim ended; whether it lives is not known.
+    ShimLost { instance: InstanceId, generation: u64 },
+    /// Proved by taking its lock: no shim up to `generation` lives or ever will. `last` is what its files say.
+    ShimAbsent { instance: InstanceId, generation: u64, last: Option<ShimState>, orphans: bool },
+    /// A record that was asked for is on disk.
+    Persisted { instance: InstanceId, generation: u64 },
+    PersistFailed { instance: InstanceId, generation: u64, reason: String },
+    Launched { instance: InstanceId, generation: u64 },
+    /// No shim of this generation exists or ever will.
+    LaunchFailed { instance: InstanceId, generation: u64, reason: String },
+    PortAssigned { instance: InstanceId, port: u16 },
+    PortFailed { instance: InstanceId, reason: String },
+    Probe { instance: InstanceId, incarnation: Incarnation, kind: ProbeKind, outcome: Outcome, took: Duration },
+    /// The hung-or-busy watcher's finding.
+    Verdict { instance: InstanceId, incarnation: Incarnation, verdict: Verdict },
+    /// No request is in flight on it any more, on any balancer process.
+    Drained { instance: InstanceId, incarnation: Incarnation },
+    OrphansGone { instance: InstanceId, generation: u64 },
+    Pause { target: Target, until: Option<Timestamp>, reason: String },
+    Resume { target: Target },
+    Restart { target: Target },
+    StopAll,
+    /// A fenced instance's lease is held; its child may live until `until`.
+    LeaseHeld { instance: InstanceId, until: Timestamp },
+    LeaseLost { instance: InstanceId, reason: String },
+    /// Only time has passed.
+    Tick,
+}

@@ -1,0 +1,235 @@
+//! Transcripts: what was told, and what the Supervisor answered.
+
+mod rig;
+
+use std::time::Duration;
+
+use expect_test::expect;
+use holdfast_config::{Condition, Kind, Port};
+
+use super::*;
+use rig::{Rig, http, service};
+
+#[test]
+fn one_service_from_nothing_to_ready() {
+    let mut rig = Rig::new([service("web", 1)]);
+    rig.run_ms(30);
+    expect![[r#"
+        0 persist web-1 generation 1
+        0 journal web-1 new -> launching: it is wanted and nothing of it runs
+        0 launch web-1 generation 1 port 8001
+        5 publish web-1 1.1 not_ready
+        5 journal web-1 launching -> starting: its process was started
+        5 probe ready web-1 1.1
+        6 publish web-1 1.1 ready
+        6 command web-1 1.1 Ready
+        6 journal web-1 starting -> ready: it is ready
+    "#]]
+    .assert_eq(&rig.transcript());
+}
+
+#[test]
+fn a_dependency_is_waited_for_and_stopped_last() {
+    let mut db = service("db", 1);
+    db.ready = Some(http());
+    let mut web = service("web", 1);
+    web.after.insert("db".into(), Condition::Ready);
+    let mut rig = Rig::new([db, web]);
+    rig.run_ms(100);
+    assert_eq!(rig.states(), "db-1 ready, web-1 ready");
+    assert!(rig.launched("db-1") < rig.launched("web-1"));
+    rig.tell(Event::StopAll);
+    rig.run_ms(100);
+    assert!(rig.sup.status(rig.now).stopped);
+    assert!(rig.stopped("web-1") < rig.stopped("db-1"));
+}
+
+#[test]
+fn a_job_runs_once_per_definition_and_gates_what_comes_after() {
+    let mut job = service("migrate", 1);
+    (job.kind, job.ready, job.port) = (Kind::Job, None, Port::None);
+    let mut web = service("web", 1);
+    web.after.insert("migrate".into(), Condition::Completed);
+    let mut rig = Rig::new([job.clone(), web.clone()]);
+    rig.run_ms(50);
+    assert_eq!(rig.states(), "migrate-1 running, web-1 waiting");
+    rig.child_ends("migrate-1", Some(0));
+    rig.run_ms(50);
+    assert_eq!(rig.states(), "migrate-1 completed, web-1 ready");
+    rig.apply([job.clone(), web.clone()]);
+    rig.run_ms(50);
+    assert_eq!(rig.launches("migrate-1"), 1);
+    job.env.insert("VERSION".into(), holdfast_config::Value::Plain("2".into()));
+    rig.apply([job, web]);
+    rig.run_ms(50);
+    assert_eq!(rig.launches("migrate-1"), 2);
+}
+
+#[test]
+fn a_changed_definition_goes_round_one_at_a_time() {
+    let mut web = service("web", 3);
+    let mut rig = Rig::new([web.clone()]);
+    rig.run_ms(100);
+    rig.clear();
+    web.env.insert("VERSION".into(), holdfast_config::Value::Plain("2".into()));
+    rig.apply([web]);
+    for _ in 0..2000 {
+        rig.run_ms(1);
+        assert!(rig.ready() >= 2, "{}", rig.transcript());
+    }
+    assert_eq!(rig.states(), "web-1 ready, web-2 ready, web-3 ready");
+    assert_eq!(["web-1", "web-2", "web-3"].map(|i| rig.launches(i)), [2, 2, 2]);
+}
+
+#[test]
+fn a_bad_change_stops_at_the_first_instance() {
+    let mut web = service("web", 3);
+    let mut rig = Rig::new([web.clone()]);
+    rig.run_ms(100);
+    web.env.insert("VERSION".into(), holdfast_config::Value::Plain("bad".into()));
+    rig.apply([web.clone()]);
+    rig.refuse_generation(2);
+    rig.run_ms(20_000);
+    assert_eq!(rig.states(), "web-1 starting, web-2 ready, web-3 ready");
+    web.env.insert("VERSION".into(), holdfast_config::Value::Plain("good".into()));
+    rig.accept_all();
+    rig.apply([web]);
+    rig.run_ms(5_000);
+    assert_eq!(rig.states(), "web-1 ready, web-2 ready, web-3 ready");
+}
+
+#[test]
+fn silence_makes_a_suspect_and_an_explicit_no_is_obeyed_by_the_last_one() {
+    let mut rig = Rig::new([service("web", 1)]);
+    rig.run_ms(100);
+    rig.clear();
+    rig.answer("web-1", Outcome::Timeout { busy: false });
+    rig.run_ms(3_000);
+    assert_eq!(rig.published("web-1"), EndpointState::Suspect);
+    rig.answer("web-1", Outcome::Refused(503));
+    rig.run_ms(1_000);
+    assert_eq!(rig.published("web-1"), EndpointState::NotReady);
+    rig.answer("web-1", Outcome::Pass);
+    rig.run_ms(1_000);
+    assert_eq!(rig.published("web-1"), EndpointState::Ready);
+    rig.answer("web-1", Outcome::Late);
+    rig.run_ms(10_000);
+    assert_eq!(rig.published("web-1"), EndpointState::Ready);
+}
+
+#[test]
+fn liveness_restarts_one_that_hangs_and_none_when_all_do() {
+    let mut web = service("web", 3);
+    web.live = Some(http());
+    let mut rig = Rig::new([web]);
+    rig.run_ms(2_000);
+    rig.answer_live("web-2", Outcome::Timeout { busy: false });
+    rig.run_ms(3_000);
+    assert_eq!(rig.kills(), 1, "{}", rig.transcript());
+    rig.run_ms(2_000);
+    assert_eq!(rig.states(), "web-1 ready, web-2 ready, web-3 ready");
+    for id in ["web-1", "web-2", "web-3"] {
+        rig.answer_live(id, Outcome::Timeout { busy: false });
+    }
+    rig.run_ms(30_000);
+    assert_eq!(rig.kills(), 1);
+    assert!(rig.why("web-1").contains("the cause is probably shared"), "{}", rig.why("web-1"));
+    rig.run_ms(300_000);
+    assert!(rig.kills() > 1, "a trial is made in the end");
+}
+
+#[test]
+fn a_busy_instance_is_not_restarted_for_a_long_report() {
+    let mut web = service("web", 2);
+    web.live = Some(http());
+    let mut rig = Rig::new([web]);
+    rig.run_ms(1_000);
+    rig.answer_live("web-1", Outcome::Timeout { busy: true });
+    rig.run_ms(20_000);
+    assert_eq!(rig.kills(), 0);
+    rig.run_ms(60_000);
+    assert_eq!(rig.kills(), 1, "an endless loop is restarted in the end");
+}
+
+#[test]
+fn a_pause_says_what_it_would_have_done_and_does_nothing() {
+    let mut web = service("web", 2);
+    web.live = Some(http());
+    let mut rig = Rig::new([web]);
+    rig.run_ms(1_000);
+    let until = Some(rig.now + Duration::from_secs(60));
+    rig.tell(Event::Pause { target: Target::All, until, reason: "maintenance".into() });
+    rig.answer_live("web-1", Outcome::Timeout { busy: false });
+    rig.run_ms(20_000);
+    assert_eq!(rig.kills(), 0);
+    assert!(rig.why("web-1").contains("paused (maintenance): it would be restarted: liveness failed"));
+    rig.run_ms(60_000);
+    assert_eq!(rig.kills(), 1);
+}
+
+#[test]
+fn a_new_agent_adopts_what_runs_and_launches_nothing_over_it() {
+    let mut old = Rig::new([service("web", 2)]);
+    old.run_ms(100);
+    let mut rig = old.successor();
+    rig.run_ms(100);
+    assert_eq!(rig.states(), "web-1 ready, web-2 ready");
+    assert_eq!(rig.transcript().matches("launch web").count(), 0, "{}", rig.transcript());
+}
+
+#[test]
+fn a_lost_shim_is_proved_dead_and_its_orphan_replaced_in_turn() {
+    let mut rig = Rig::new([service("web", 2)]);
+    rig.run_ms(100);
+    rig.clear();
+    rig.shim_dies("web-1", true);
+    rig.run_ms(2);
+    expect![[r#"
+        100 prove web-1 generation 1
+        101 journal web-1 ready -> orphaned: its shim is dead and its process lives on: it is replaced in turn
+        101 journal web-1 orphaned -> orphaned: its shim is lost
+        101 publish web-1 1.1 draining
+        101 kill orphans web-1 generation 1
+        101 journal web-1 orphaned -> stopping: its shim is lost
+    "#]]
+    .assert_eq(&rig.transcript());
+    rig.run_ms(100);
+    assert_eq!(rig.states(), "web-1 ready, web-2 ready");
+}
+
+#[test]
+fn results_of_an_earlier_life_are_dropped() {
+    let mut rig = Rig::new([service("web", 1)]);
+    rig.run_ms(100);
+    let old = rig.incarnation("web-1");
+    rig.child_ends("web-1", None);
+    rig.run_ms(50);
+    assert_ne!(rig.incarnation("web-1"), old);
+    let took = Duration::from_millis(1);
+    let (instance, kind) = (rig::id("web-1"), ProbeKind::Ready);
+    rig.tell(Event::Probe { instance, incarnation: old, kind, outcome: Outcome::Refused(500), took });
+    assert_eq!(rig.published("web-1"), EndpointState::Ready);
+}
+
+#[test]
+fn a_service_that_is_scaled_down_keeps_enough_ready() {
+    let mut web = service("web", 4);
+    web.min_available = 2;
+    let mut rig = Rig::new([web]);
+    rig.run_ms(100);
+    rig.tell(Event::Scale { service: "web".into(), replicas: Some(2) });
+    rig.run_ms(100);
+    assert_eq!(rig.states(), "web-1 ready, web-2 ready");
+    rig.tell(Event::Scale { service: "web".into(), replicas: None });
+    rig.run_ms(100);
+    assert_eq!(rig.states(), "web-1 ready, web-2 ready, web-3 ready, web-4 ready");
+}
+
+#[test]
+fn a_program_that_cannot_start_backs_off_and_says_why() {
+    let mut rig = Rig::new([service("web", 1)]);
+    rig.fail_launches("no such program");
+    rig.run_ms(60_000);
+    assert!((4..9).contains(&rig.launches("web-1")), "{}", rig.launches("web-1"));
+    assert!(rig.why("web-1").contains("no such program"));
+}
