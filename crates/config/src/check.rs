@@ -1,5 +1,12 @@
 //! What a file that reads well still gets wrong: rules over the whole [`Config`].
 
+mod cycles;
+mod drills;
+mod ports;
+mod references;
+mod services;
+mod weak_points;
+
 use std::ops::RangeInclusive;
 
 use crate::model::Config;
@@ -36,4 +43,12 @@ impl Environment {
     }
 }
 
-pub(crate) fn check(_out: &mut Findings, _config: &Config, _environment: &Environment) {}
+/// Runs every rule; the order does not matter, because findings are sorted by place.
+pub(crate) fn check(out: &mut Findings, config: &Config, environment: &Environment) {
+    references::check(out, config);
+    cycles::check(out, config);
+    ports::check(out, config, environment);
+    services::check(out, config, environment);
+    drills::check(out, config);
+    weak_points::check(out, config);
+}

@@ -17,15 +17,27 @@ pub(crate) enum Type {
     /// A file or directory; relative to the directory of the file.
     Path,
     Bool,
-    Integer { min: i64, max: i64 },
+    Integer {
+        min: i64,
+        max: i64,
+    },
     /// 0 to 1, as a number or as a percentage.
     Share,
-    Duration { min: &'static str, max: &'static str },
-    Size { min: &'static str, max: &'static str },
+    Duration {
+        min: &'static str,
+        max: &'static str,
+    },
+    Size {
+        min: &'static str,
+        max: &'static str,
+    },
     Choice(&'static [&'static str]),
     /// A program and its arguments.
     Argv,
-    Integers { min: i64, max: i64 },
+    Integers {
+        min: i64,
+        max: i64,
+    },
     /// Several forms, told in words and read by hand.
     Forms(&'static str),
 }
@@ -100,8 +112,8 @@ impl Section {
 
 /// In the order of the reference.
 pub(crate) const SECTIONS: [&Section; 15] = [
-    &NODE, &SERVICE, &REFERENCE, &RESTART, &STARTUP, &READY, &LIVE, &STOP, &LOG, &BALANCER, &RETRY, &EJECT, &TIMEOUTS, &LIMITS,
-    &DRILL,
+    &NODE, &SERVICE, &REFERENCE, &RESTART, &STARTUP, &READY, &LIVE, &STOP, &LOG, &BALANCER, &RETRY, &EJECT, &TIMEOUTS,
+    &LIMITS, &DRILL,
 ];
 
 /// Tables that stand at the top of a file.

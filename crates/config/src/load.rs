@@ -48,7 +48,9 @@ impl Config {
         let shown = path.display();
         let bytes = std::fs::read(path).map_err(|error| {
             let hint = match error.kind() {
-                std::io::ErrorKind::NotFound => "name the file with -f FILE, or create it; the README shows a first one",
+                std::io::ErrorKind::NotFound => {
+                    "name the file with -f FILE, or create it; the README shows a first one"
+                }
                 std::io::ErrorKind::PermissionDenied => "its permissions must let this user read it",
                 _ => "check the path",
             };
@@ -70,39 +72,24 @@ pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loade
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let base = absolute.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
     let mut source = Source::new(path, text);
-    let mut out = Findings::new(base);
-    let (file, faults) = DeTable::parse_recoverable(text);
+    let mut out = Findings::new(base, text);
+    let sound = crate::syntax::sound_part(text);
+    let (file, _) = DeTable::parse_recoverable(&sound.text);
     let config = crate::read::read(&mut out, file.get_ref(), environment);
-    if faults.is_empty() {
+    if sound.faults.is_empty() {
         check(&mut out, &config, environment);
     } else {
-        keep_certain(&mut out.diagnostics, &source, &faults);
+        // What is missing or contradicts itself may stand in the part that cannot be read.
+        let certain = [code::UNKNOWN_KEY, code::WRONG_TYPE, code::BAD_VALUE, code::BAD_NAME];
+        out.diagnostics.retain(|d| certain.contains(&d.code));
     }
     source.hide(std::mem::take(&mut out.secrets));
     let mut diagnostics = out.diagnostics;
-    diagnostics.extend(faults.iter().map(syntax));
+    diagnostics.extend(sound.faults);
     diagnostics.sort_by_key(|d| (d.labels.first().map_or(0, |l| l.span.start), d.severity));
     if diagnostics.iter().any(Diagnostic::is_error) {
+        diagnostics.retain(|d| d.severity != Severity::Advice);
         return Err(Failed { source, diagnostics });
     }
     Ok(Loaded { config, source, warnings: diagnostics })
-}
-
-/// After a syntax error the rest of the table is a guess: keep what cannot come from it.
-fn keep_certain(found: &mut Vec<Diagnostic>, source: &Source, faults: &[toml::de::Error]) {
-    let broken: Vec<usize> = faults.iter().filter_map(|f| f.span()).map(|s| source.position(s.start).0).collect();
-    found.retain(|d| {
-        let certain = [code::UNKNOWN_KEY, code::WRONG_TYPE, code::BAD_VALUE, code::BAD_NAME].contains(&d.code);
-        certain && d.labels.iter().all(|l| !broken.contains(&source.position(l.span.start).0))
-    });
-}
-
-fn syntax(fault: &toml::de::Error) -> Diagnostic {
-    let message = fault.message();
-    let span = fault.span().unwrap_or(0..0);
-    let found = Diagnostic::new(Severity::Error, code::SYNTAX, "this is not valid TOML").at(span, message.replace('\n', ", "));
-    if message.contains("duplicate key") {
-        return Diagnostic { message: "a key stands here twice".into(), ..found }.hint("keep one of them");
-    }
-    found.hint("texts need quotes, tables look like [service.web], lists like [\"a\", \"b\"]")
 }

@@ -124,7 +124,10 @@ pub struct Probe {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Check {
     /// GET; `status` is the accepted range (default 200..=399).
-    Http { path: String, status: RangeInclusive<u16> },
+    Http {
+        path: String,
+        status: RangeInclusive<u16>,
+    },
     Tcp,
     Command(Vec<String>),
     /// sd_notify: READY=1 for startup and readiness, WATCHDOG=1 within `every` for liveness.

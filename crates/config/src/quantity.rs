@@ -96,21 +96,29 @@ mod tests {
 
     #[test]
     fn durations_read_back_what_they_print() {
-        for (text, micros) in
-            [("500ms", 500_000), ("5s", 5_000_000), ("1m30s", 90_000_000), ("0s", 0), ("1d", 86_400_000_000), ("7us", 7)]
-        {
+        for (text, micros) in [
+            ("500ms", 500_000),
+            ("5s", 5_000_000),
+            ("1m30s", 90_000_000),
+            ("0s", 0),
+            ("1d", 86_400_000_000),
+            ("7us", 7),
+        ] {
             let got = parse_duration(text).unwrap();
             assert_eq!(got, Duration::from_micros(micros), "{text}");
             assert_eq!(format_duration(got), text);
         }
-        for text in ["", "5", "s", "5 s", "1.5s", "30s1m", "5s5s", "-1s", "5sec", "99999999999999999999s", "999999999999d"] {
+        for text in
+            ["", "5", "s", "5 s", "1.5s", "30s1m", "5s5s", "-1s", "5sec", "99999999999999999999s", "999999999999d"]
+        {
             assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 
     #[test]
     fn sizes_read_back_what_they_print() {
-        for (text, bytes) in [("64MiB", 64 << 20), ("1KiB", 1024), ("1000B", 1000), ("1536B", 1536), ("3GiB", 3 << 30)] {
+        for (text, bytes) in [("64MiB", 64 << 20), ("1KiB", 1024), ("1000B", 1000), ("1536B", 1536), ("3GiB", 3 << 30)]
+        {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
         assert_eq!(format_size(64 << 20), "64MiB");

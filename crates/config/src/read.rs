@@ -6,7 +6,7 @@ mod node;
 mod probe;
 mod restart;
 mod service;
-mod settle;
+pub(crate) mod settle;
 
 use std::collections::BTreeMap;
 
@@ -125,7 +125,7 @@ fn name_trouble(name: &str) -> Option<(String, String)> {
     let digits_end = name.rsplit_once('-').filter(|(_, end)| end.bytes().all(|b| b.is_ascii_digit()));
     if let Some(c) = strange {
         let better: String = name.to_ascii_lowercase().replace(['_', '.', ' '], "-");
-        let fits = name_trouble(&better).is_none();
+        let fits = better != name && name_trouble(&better).is_none();
         let hint = if fits { format!("write `{better}`: {rule}") } else { rule.into() };
         return Some((format!("`{}` is not allowed in a name", c.escape_debug()), hint));
     }

@@ -33,6 +33,9 @@ impl<'t> Reader<'t> {
         for (name, value) in table {
             out.spans.note(&path, name.get_ref(), name.span(), value.span());
             if !known.contains(&name.get_ref().as_ref()) {
+                if let Some(meant) = nearest(name.get_ref(), known.iter().copied()) {
+                    out.bad(&format!("{path}.{meant}"));
+                }
                 out.push(unknown_key(&format!("`{path}`"), name.get_ref(), name.span(), &known));
             }
         }
@@ -135,7 +138,9 @@ impl<'t> Reader<'t> {
             out.push(
                 Diagnostic::new(Severity::Error, code::EMPTY_COMMAND, format!("`{}` names no program", self.at(name)))
                     .at(span, "nothing to run")
-                    .hint("the first text is the program, the others its arguments: [\"/usr/bin/program\", \"--flag\"]"),
+                    .hint(
+                        "the first text is the program, the others its arguments: [\"/usr/bin/program\", \"--flag\"]",
+                    ),
             );
             return None;
         }
@@ -151,7 +156,12 @@ impl<'t> Reader<'t> {
     }
 
     /// A key read by hand: `read` is tried on the file's value, or on the catalogue's default as if it stood there as text.
-    pub(crate) fn form<T>(&self, out: &mut Findings, name: &str, read: impl Fn(&DeValue<'_>) -> Result<T, Fault>) -> Option<T> {
+    pub(crate) fn form<T>(
+        &self,
+        out: &mut Findings,
+        name: &str,
+        read: impl Fn(&DeValue<'_>) -> Result<T, Fault>,
+    ) -> Option<T> {
         let from_text = |text: &str| read(&DeValue::String(text.into())).ok();
         self.get(out, name, |_, v| read(v), from_text)
     }
@@ -206,6 +216,10 @@ impl<'t> Reader<'t> {
 
     pub(crate) fn missing(&self, out: &mut Findings, name: &str, span: Span) {
         let key = self.section.key(name);
+        // A misspelt key has been told, with this one as its correction.
+        if !out.is_good_itself(&self.at(name)) {
+            return;
+        }
         out.bad(&self.at(name));
         out.push(
             Diagnostic::new(Severity::Error, code::MISSING_KEY, format!("`{}` needs `{name}`", self.path))

@@ -35,7 +35,9 @@ pub(crate) fn spans_in_line(line: &str) -> Vec<Range<usize>> {
     let mut spans = Vec::new();
     for (equals, _) in line.match_indices('=') {
         let key = line[..equals].trim_end().trim_end_matches(['"', '\'']);
-        let word_start = key.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').map_or(0, |at| at + char_len(key, at));
+        let word_start = key
+            .rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-')
+            .map_or(0, |at| at + char_len(key, at));
         if is_secret_key(&key[word_start..]) {
             spans.extend(value_after(line, equals + 1));
         }
@@ -88,7 +90,9 @@ mod tests {
     fn lines_are_masked_even_when_they_do_not_parse() {
         let masked = |line: &str| {
             let spans = spans_in_line(line);
-            line.char_indices().map(|(at, c)| if spans.iter().any(|s| s.contains(&at)) { '*' } else { c }).collect::<String>()
+            line.char_indices()
+                .map(|(at, c)| if spans.iter().any(|s| s.contains(&at)) { '*' } else { c })
+                .collect::<String>()
         };
         assert_eq!(masked(r#"PASSWORD = "hunter2""#), r#"PASSWORD = "*******""#);
         assert_eq!(masked(r#"env = { A = "b", "MY_TOKEN" = 'xyz' }"#), r#"env = { A = "b", "MY_TOKEN" = '***' }"#);

@@ -40,7 +40,8 @@ pub(super) fn socket_addr(value: &DeValue<'_>) -> Result<SocketAddr, Fault> {
     let text = match value {
         DeValue::String(text) => text,
         DeValue::Integer(n) => {
-            return Err(Fault::kind("an address with a port", value).hint(format!("write \"127.0.0.1:{n}\" or \"0.0.0.0:{n}\"")));
+            return Err(Fault::kind("an address with a port", value)
+                .hint(format!("write \"127.0.0.1:{n}\" or \"0.0.0.0:{n}\"")));
         }
         other => return Err(Fault::kind("an address with a port", other)),
     };
@@ -54,6 +55,8 @@ fn address_hint(text: &str) -> String {
         "localhost" => format!("write \"127.0.0.1:{port}\""),
         "" | "*" => format!("write \"0.0.0.0:{port}\" for all addresses of this machine"),
         _ if host.parse::<std::net::Ipv6Addr>().is_ok() => format!("write \"[{host}]:{port}\""),
-        _ => format!("an IP address and a port, such as \"127.0.0.1:{port}\" or \"[::1]:{port}\"; host names are not resolved"),
+        _ => format!(
+            "an IP address and a port, such as \"127.0.0.1:{port}\" or \"[::1]:{port}\"; host names are not resolved"
+        ),
     }
 }

@@ -51,9 +51,13 @@ fn check(out: &mut Findings, table: &Reader<'_>) -> Option<Check> {
             let span = out.spans.value(&table.path);
             out.bad(&table.path);
             out.push(
-                Diagnostic::new(Severity::Error, code::MISSING_KEY, format!("`{}` does not say what to ask", table.path))
-                    .at(span, "one of `http`, `tcp`, `command`, `notify` is missing")
-                    .hint("for example: { http = \"/health\" } or { tcp = true }"),
+                Diagnostic::new(
+                    Severity::Error,
+                    code::MISSING_KEY,
+                    format!("`{}` does not say what to ask", table.path),
+                )
+                .at(span, "one of `http`, `tcp`, `command`, `notify` is missing")
+                .hint("for example: { http = \"/health\" } or { tcp = true }"),
             );
             None
         }

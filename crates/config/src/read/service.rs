@@ -57,7 +57,12 @@ fn command(out: &mut Findings, table: &Reader<'_>) -> Command {
     if table.has("command") && table.has("shell") {
         let (a, b) = (out.spans.key(&table.at("command")), out.spans.key(&table.at("shell")));
         let found = out.conflict(&table.path, format!("`{}` has both `command` and `shell`", table.path));
-        out.push(found.at(b, "`shell` here").at(a, "`command` here").hint("keep one; `command` needs no shell and is the safer choice"));
+        out.push(
+            found
+                .at(b, "`shell` here")
+                .at(a, "`command` here")
+                .hint("keep one; `command` needs no shell and is the safer choice"),
+        );
     }
     if table.has("shell") {
         return Command::Shell(table.text(out, "shell").unwrap_or_default());
@@ -125,7 +130,8 @@ fn port(value: &DeValue<'_>) -> Result<Port, Fault> {
         DeValue::Boolean(false) => Ok(Port::None),
         DeValue::String(text) if text == "auto" => Ok(Port::Assigned),
         DeValue::String(text) if text.parse::<u16>().is_ok() => {
-            Err(Fault::kind("a number, \"auto\" or false", value).hint(format!("write it without quotes: port = {text}")))
+            Err(Fault::kind("a number, \"auto\" or false", value)
+                .hint(format!("write it without quotes: port = {text}")))
         }
         DeValue::String(text) => Err(unknown_word(text, &["auto"])),
         DeValue::Integer(n) => match integer(n).and_then(|n| u16::try_from(n).ok()) {
@@ -139,7 +145,11 @@ fn port(value: &DeValue<'_>) -> Result<Port, Fault> {
 fn ip(value: &DeValue<'_>) -> Result<IpAddr, Fault> {
     let text = value.as_str().ok_or_else(|| Fault::kind("an IP address", value))?;
     text.parse().map_err(|_| {
-        let hint = if text == "localhost" { "write \"127.0.0.1\"" } else { "an address such as \"127.0.0.1\"; host names are not resolved" };
+        let hint = if text == "localhost" {
+            "write \"127.0.0.1\""
+        } else {
+            "an address such as \"127.0.0.1\"; host names are not resolved"
+        };
         Fault::value("not an IP address").hint(hint)
     })
 }
@@ -164,9 +174,13 @@ impl Reader<'_> {
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if !good {
             out.push(
-                Diagnostic::new(Severity::Error, code::ENV_NAME, format!("`{name}` is no name for an environment variable"))
-                    .at(span, "letters, digits and `_`, not starting with a digit")
-                    .hint("shells and programs drop other names silently"),
+                Diagnostic::new(
+                    Severity::Error,
+                    code::ENV_NAME,
+                    format!("`{name}` is no name for an environment variable"),
+                )
+                .at(span, "letters, digits and `_`, not starting with a digit")
+                .hint("shells and programs drop other names silently"),
             );
         }
     }

@@ -43,8 +43,12 @@ impl Fault {
         self
     }
 
-    pub(super) fn message(&self, path: &str) -> String {
-        if self.what.is_empty() { format!("`{path}` has a value that cannot be used") } else { format!("`{path}` {}", self.what) }
+    pub(super) fn message(&self, path: &str, value: Option<&str>) -> String {
+        match value {
+            _ if !self.what.is_empty() => format!("`{path}` {}", self.what),
+            Some(value) => format!("`{path}` cannot be {value}"),
+            None => format!("`{path}` has a value that cannot be used"),
+        }
     }
 }
 
@@ -87,7 +91,11 @@ pub(super) fn texts(value: &DeValue<'_>) -> Result<Vec<String>, Fault> {
             ..Fault::kind("an array of texts alone", value)
         })
     };
-    items.iter().map(|item| text(item.get_ref())).collect::<Result<_, _>>().map_err(|f| f.hint("put every element in quotes"))
+    items
+        .iter()
+        .map(|item| text(item.get_ref()))
+        .collect::<Result<_, _>>()
+        .map_err(|f| f.hint("put every element in quotes"))
 }
 
 pub(super) fn path(base: &Path, value: &DeValue<'_>) -> Result<PathBuf, Fault> {
@@ -136,14 +144,16 @@ pub(super) fn duration(key: &Key, value: &DeValue<'_>) -> Result<Duration, Fault
     let text = match value {
         DeValue::String(text) => text,
         DeValue::Integer(n) => {
-            return Err(Fault::kind("a duration", value).hint(format!("durations are texts with a unit: \"{n}s\" or \"{n}ms\"")));
+            return Err(Fault::kind("a duration", value)
+                .hint(format!("durations are texts with a unit: \"{n}s\" or \"{n}ms\"")));
         }
         other => return Err(Fault::kind("a duration", other)),
     };
     match parse_duration(text) {
         Some(d) if d >= limits().0 && d <= limits().1 => Ok(d),
         Some(_) => Err(Fault::value(format!("must be \"{min}\" to \"{max}\""))),
-        None => Err(Fault::value("not a duration").hint("whole numbers with units, largest first: \"500ms\", \"5s\", \"1m30s\", \"2h\", \"1d\"")),
+        None => Err(Fault::value("not a duration")
+            .hint("whole numbers with units, largest first: \"500ms\", \"5s\", \"1m30s\", \"2h\", \"1d\"")),
     }
 }
 
@@ -153,14 +163,17 @@ pub(super) fn size(key: &Key, value: &DeValue<'_>) -> Result<u64, Fault> {
     let text = match value {
         DeValue::String(text) => text,
         DeValue::Integer(n) => {
-            return Err(Fault::kind("a size", value).hint(format!("sizes are texts with a unit: \"{n}B\", \"64KiB\", \"64MiB\"")));
+            return Err(Fault::kind("a size", value)
+                .hint(format!("sizes are texts with a unit: \"{n}B\", \"64KiB\", \"64MiB\"")));
         }
         other => return Err(Fault::kind("a size", other)),
     };
     match parse_size(text) {
         Some(n) if n >= limits().0 && n <= limits().1 => Ok(n),
         Some(_) => Err(Fault::value(format!("must be \"{min}\" to \"{max}\""))),
-        None => Err(Fault::value("not a size").hint("a whole number with a unit: \"512B\", \"64KiB\", \"10MiB\", \"1GiB\"")),
+        None => {
+            Err(Fault::value("not a size").hint("a whole number with a unit: \"512B\", \"64KiB\", \"10MiB\", \"1GiB\""))
+        }
     }
 }
 

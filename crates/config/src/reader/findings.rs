@@ -15,12 +15,20 @@ pub(crate) struct Findings {
     pub(crate) base: PathBuf,
     /// Parts of the text that must never be shown.
     pub(crate) secrets: Vec<Span>,
+    text: String,
     bad: BTreeSet<String>,
 }
 
 impl Findings {
-    pub(crate) fn new(base: PathBuf) -> Self {
-        Findings { diagnostics: Vec::new(), spans: Spans::default(), base, secrets: Vec::new(), bad: BTreeSet::new() }
+    pub(crate) fn new(base: PathBuf, text: &str) -> Self {
+        Findings {
+            diagnostics: Vec::new(),
+            spans: Spans::default(),
+            base,
+            secrets: Vec::new(),
+            text: text.to_owned(),
+            bad: BTreeSet::new(),
+        }
     }
 
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
@@ -30,9 +38,18 @@ impl Findings {
     /// Notes a value that cannot be used; what is derived from it is then not checked.
     pub(crate) fn fault(&mut self, path: &str, span: Span, fault: Fault) {
         self.bad(path);
-        let mut diagnostic = Diagnostic::new(Severity::Error, fault.code, fault.message(path)).at(span, fault.label);
+        let message = fault.message(path, self.quote(path, &span).as_deref());
+        let mut diagnostic = Diagnostic::new(Severity::Error, fault.code, message).at(span, fault.label);
         diagnostic.hint = fault.hint;
         self.push(diagnostic);
+    }
+
+    /// A short value as it stands in the file; never one of the environment, which may be a secret.
+    fn quote(&self, path: &str, span: &Span) -> Option<String> {
+        const CHARS_MAX: usize = 40;
+        let text = self.text.get(span.clone())?;
+        let short = !text.is_empty() && text.len() <= CHARS_MAX && !text.contains('\n');
+        (short && !path.contains(".env.")).then(|| text.to_owned())
     }
 
     pub(crate) fn conflict(&mut self, path: &str, message: impl Into<String>) -> Diagnostic {
@@ -42,6 +59,10 @@ impl Findings {
 
     pub(crate) fn bad(&mut self, path: &str) {
         self.bad.insert(path.to_owned());
+    }
+
+    pub(crate) fn is_good_itself(&self, path: &str) -> bool {
+        !self.bad.contains(path)
     }
 
     /// Whether the value at `path`, and the tables around it, were read without a fault.

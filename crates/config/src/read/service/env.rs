@@ -17,7 +17,11 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>) -> BTreeMap<String, V
     let Some(value) = table.raw("env") else { return BTreeMap::new() };
     let path = table.at("env");
     let DeValue::Table(entries) = value.get_ref() else {
-        out.fault(&path, value.span(), Fault::kind("a table", value.get_ref()).hint("write env = { NAME = \"value\" }"));
+        out.fault(
+            &path,
+            value.span(),
+            Fault::kind("a table", value.get_ref()).hint("write env = { NAME = \"value\" }"),
+        );
         return BTreeMap::new();
     };
     let mut env = BTreeMap::new();
@@ -44,7 +48,8 @@ fn one(out: &mut Findings, path: &str, name: &str, value: &Spanned<DeValue<'_>>)
         DeValue::Boolean(b) => b.to_string(),
         DeValue::Table(reference) => return read_reference(out, path, value, reference),
         other => {
-            let fault = Fault::kind("a text, a number or a reference", other).hint("write \"…\", { file = \"…\" } or { env = \"…\" }");
+            let fault = Fault::kind("a text, a number or a reference", other)
+                .hint("write \"…\", { file = \"…\" } or { env = \"…\" }");
             out.fault(&path, value.span(), fault);
             return None;
         }
@@ -58,16 +63,29 @@ fn one(out: &mut Findings, path: &str, name: &str, value: &Spanned<DeValue<'_>>)
 fn plain_secret(out: &mut Findings, path: &str, name: &str, value: &Spanned<DeValue<'_>>) {
     let span = value.span();
     // The quotes stay visible, so that the masked line still reads as TOML.
-    let inside = if value.get_ref().is_str() { span.start + 1..span.end.saturating_sub(1).max(span.start + 1) } else { span.clone() };
+    let inside = if value.get_ref().is_str() {
+        span.start + 1..span.end.saturating_sub(1).max(span.start + 1)
+    } else {
+        span.clone()
+    };
     out.secrets.push(inside);
     out.push(
-        Diagnostic::new(Severity::Warning, code::PLAIN_SECRET, format!("`{path}` looks like a secret that stands in the file"))
-            .at(span, "readable by everyone who can read the file")
-            .hint(format!("keep it elsewhere: {name} = {{ file = \"/run/secrets/{}\" }}", name.to_ascii_lowercase())),
+        Diagnostic::new(
+            Severity::Warning,
+            code::PLAIN_SECRET,
+            format!("`{path}` looks like a secret that stands in the file"),
+        )
+        .at(span, "readable by everyone who can read the file")
+        .hint(format!("keep it elsewhere: {name} = {{ file = \"/run/secrets/{}\" }}", name.to_ascii_lowercase())),
     );
 }
 
-fn read_reference(out: &mut Findings, path: String, value: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Option<Value> {
+fn read_reference(
+    out: &mut Findings,
+    path: String,
+    value: &Spanned<DeValue<'_>>,
+    table: &DeTable<'_>,
+) -> Option<Value> {
     let table = Reader::new(out, path.clone(), &REFERENCE, table);
     let file = table.path_value(out, "file");
     let variable = table.text(out, "env");

@@ -40,7 +40,11 @@ fn signal(value: &DeValue<'_>) -> Result<i32, Fault> {
             let upper = text.to_ascii_uppercase();
             let name = upper.strip_prefix("SIG").unwrap_or(&upper);
             let names = SIGNALS.map(|(name, _)| name);
-            SIGNALS.iter().find(|(n, _)| *n == name).map(|(_, number)| *number).ok_or_else(|| unknown_word(name, &names))
+            SIGNALS
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, number)| *number)
+                .ok_or_else(|| unknown_word(name, &names))
         }
         DeValue::Integer(n) => match integer(n) {
             Some(n) if (1..=SIGNAL_MAX).contains(&n) => Ok(n as i32),

@@ -1,0 +1,212 @@
+//! Who listens where: clashes, ranges, and what needs a port but has none.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use crate::code;
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::model::{Config, Kind, Port, Service};
+use crate::read::settle::{asks_by_network, mentions_port, probes};
+use crate::reader::Findings;
+
+use super::Environment;
+
+/// One or several ports that somebody will listen on.
+struct Listener {
+    who: String,
+    addr: IpAddr,
+    ports: RangeInclusive<u16>,
+    path: String,
+}
+
+pub(super) fn check(out: &mut Findings, config: &Config, environment: &Environment) {
+    let listeners = listeners(out, config);
+    for (n, later) in listeners.iter().enumerate() {
+        if let Some(earlier) = listeners[..n].iter().find(|earlier| clash(earlier, later)) {
+            tell_clash(out, earlier, later);
+        }
+        ephemeral_listener(out, later, environment);
+        privileged(out, later, environment);
+    }
+    assigned(out, config, environment, &listeners);
+    for service in config.services.values() {
+        no_port(out, service);
+    }
+    for balancer in config.balancers.values() {
+        balanced_without_port(out, config, &balancer.name, &balancer.service);
+    }
+}
+
+fn listeners(out: &mut Findings, config: &Config) -> Vec<Listener> {
+    let mut all = Vec::new();
+    if let Some(metrics) = config.node.metrics {
+        let ports = metrics.port()..=metrics.port();
+        all.push(Listener { who: "`node.metrics`".into(), addr: metrics.ip(), ports, path: "node.metrics".into() });
+    }
+    for (name, balancer) in &config.balancers {
+        for (n, listen) in balancer.listen.iter().enumerate() {
+            let path = format!("balancer.{name}.listen[{n}]");
+            all.push(Listener {
+                who: format!("balancer `{name}`"),
+                addr: listen.ip(),
+                ports: listen.port()..=listen.port(),
+                path,
+            });
+        }
+    }
+    for (name, service) in &config.services {
+        let Port::Fixed(first) = service.port else { continue };
+        let path = format!("service.{name}.port");
+        let extra = u16::try_from(service.replicas.saturating_sub(1)).ok();
+        match extra.and_then(|extra| first.checked_add(extra)) {
+            Some(last) => {
+                all.push(Listener { who: format!("service `{name}`"), addr: service.host, ports: first..=last, path })
+            }
+            None => {
+                let span = out.spans.value(&path);
+                let what = format!("{} instances from port {first} on pass 65535", service.replicas);
+                out.push(
+                    Diagnostic::new(Severity::Error, code::BAD_VALUE, what)
+                        .at(span, "too high")
+                        .hint("choose a lower port"),
+                );
+            }
+        }
+    }
+    // Port 0 is whatever is free.
+    all.retain(|l| *l.ports.start() != 0);
+    all
+}
+
+fn overlap(a: &RangeInclusive<u16>, b: &RangeInclusive<u16>) -> bool {
+    a.start() <= b.end() && b.start() <= a.end()
+}
+
+fn clash(a: &Listener, b: &Listener) -> bool {
+    // `[::]` takes IPv4 connections too.
+    let all_of = |wide: IpAddr, other: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || other.is_ipv4());
+    overlap(&a.ports, &b.ports) && (a.addr == b.addr || all_of(a.addr, b.addr) || all_of(b.addr, a.addr))
+}
+
+fn tell_clash(out: &mut Findings, earlier: &Listener, later: &Listener) {
+    let port = *earlier.ports.start().max(later.ports.start());
+    let (a, b) = (out.spans.value(&earlier.path), out.spans.value(&later.path));
+    let message = format!("{} and {} both want port {port}", earlier.who, later.who);
+    let several = |l: &Listener| match (l.ports.start(), l.ports.end()) {
+        (a, b) if a == b => format!("{} listens here", l.who),
+        (a, b) => format!("{} takes {a} to {b}, one for each instance", l.who),
+    };
+    out.push(
+        Diagnostic::new(Severity::Error, code::PORT_CLASH, message)
+            .at(b, several(later))
+            .at(a, several(earlier))
+            .hint("give one of them another port; services may leave it to holdfast with port = \"auto\""),
+    );
+}
+
+/// Fixed ports there are a gamble, not a fault: they are lost only while some outgoing connection happens to hold one.
+fn ephemeral_listener(out: &mut Findings, listener: &Listener, environment: &Environment) {
+    let Some(ephemeral) = &environment.ephemeral_ports else { return };
+    if overlap(&listener.ports, ephemeral) {
+        let span = out.spans.value(&listener.path);
+        let message = format!("{} listens on a port that outgoing connections may take first", listener.who);
+        out.push(
+            Diagnostic::new(Severity::Warning, code::EPHEMERAL, message)
+                .at(span, format!("the kernel hands out {} to {}", ephemeral.start(), ephemeral.end()))
+                .hint(format!("choose a port below {}", ephemeral.start())),
+        );
+    }
+}
+
+fn privileged(out: &mut Findings, listener: &Listener, environment: &Environment) {
+    if !environment.is_root && *listener.ports.start() < environment.unprivileged_port_min {
+        let span = out.spans.value(&listener.path);
+        out.push(
+            Diagnostic::new(Severity::Warning, code::NEEDS_ROOT, format!("{} wants a privileged port", listener.who))
+                .at(span, format!("ports below {} are for root", environment.unprivileged_port_min))
+                .hint("run the agent as root, or: sysctl net.ipv4.ip_unprivileged_port_start=80"),
+        );
+    }
+}
+
+fn assigned(out: &mut Findings, config: &Config, environment: &Environment, listeners: &[Listener]) {
+    let range = &config.node.ports;
+    let span = out.spans.value("node.ports");
+    let users = || config.services.values().filter(|s| s.port == Port::Assigned);
+    if let Some(ephemeral) = environment.ephemeral_ports.as_ref().filter(|e| overlap(e, range)) {
+        out.push(
+            Diagnostic::new(Severity::Error, code::EPHEMERAL, "`node.ports` overlaps the kernel's ephemeral ports")
+                .at(span.clone(), format!("the kernel hands out {} to {}", ephemeral.start(), ephemeral.end()))
+                .hint(format!(
+                    "choose a range outside of it, such as \"{}\", or: sysctl net.ipv4.ip_local_port_range=\"32768 60999\"",
+                    outside(ephemeral)
+                )),
+        );
+    }
+    let wanted: u64 = users().map(|s| u64::from(s.replicas)).sum();
+    let available = u64::from(range.end() - range.start()) + 1;
+    if wanted > available {
+        let message = format!("{wanted} instances need a port, and `node.ports` has {available}");
+        out.push(
+            Diagnostic::new(Severity::Error, code::PORTS_SHORT, message)
+                .at(span, format!("{available} ports"))
+                .hint("make the range wider, for example ports = \"20000-29999\""),
+        );
+    }
+    for listener in listeners.iter().filter(|l| overlap(&l.ports, range) && users().next().is_some()) {
+        let at = out.spans.value(&listener.path);
+        let message = format!("{} listens inside `node.ports`, from which instances get theirs", listener.who);
+        out.push(
+            Diagnostic::new(Severity::Warning, code::PORT_CLASH, message)
+                .at(at, format!("`node.ports` is {}-{}", range.start(), range.end()))
+                .hint("choose a port outside of the range, or move the range"),
+        );
+    }
+}
+
+/// A range of up to 10,000 ports beside the ephemeral one.
+fn outside(ephemeral: &RangeInclusive<u16>) -> String {
+    if *ephemeral.start() >= 30_000 {
+        "20000-29999".into()
+    } else if *ephemeral.start() > 12_000 {
+        format!("{}-{}", ephemeral.start() - 10_000, ephemeral.start() - 1)
+    } else {
+        format!("{}-65535", ephemeral.end().saturating_add(1))
+    }
+}
+
+fn no_port(out: &mut Findings, service: &Service) {
+    let path = format!("service.{}.port", service.name);
+    if service.port != Port::None || !out.spans.has(&path) || !out.is_good(&path) {
+        return;
+    }
+    let name = &service.name;
+    let span = out.spans.value(&path);
+    let asks = probes(service).find(|(_, p)| asks_by_network(p)).map(|(name, _)| name);
+    let (place, why) = match asks {
+        Some(probe) => (format!("service.{name}.{probe}"), format!("the `{probe}` probe asks by network")),
+        None if mentions_port(service) => (format!("service.{name}.command"), "the port is used here".into()),
+        None => return,
+    };
+    let user = out.spans.key(&place);
+    out.push(
+        Diagnostic::new(Severity::Error, code::NO_PORT, format!("`service.{name}` needs a port and has none"))
+            .at(span, "switched off here")
+            .at(user, why)
+            .hint("remove `port = false`, and holdfast assigns one; or name the port that it listens on"),
+    );
+}
+
+fn balanced_without_port(out: &mut Findings, config: &Config, balancer: &str, service: &str) {
+    let Some(target) = config.services.get(service) else { return };
+    let path = format!("service.{service}.port");
+    if target.kind == Kind::Service && target.port == Port::None && out.is_good(&path) {
+        let (span, port) = (out.spans.value(&format!("balancer.{balancer}.service")), out.spans.value(&path));
+        out.push(
+            Diagnostic::new(Severity::Error, code::NO_PORT, format!("balancer `{balancer}` cannot reach `{service}`"))
+                .at(span, "sends requests to it")
+                .at(port, "it listens on no port")
+                .hint("remove `port = false`, and holdfast assigns one; or name the port that it listens on"),
+        );
+    }
+}
