@@ -4,4 +4,6 @@
 //! undo, starts a guard that undoes it should the drill die, strikes, measures from outside, undoes, waits
 //! until all is well again, and judges.
 
+pub mod identity;
+pub mod prober;
 pub mod system;
