@@ -4,6 +4,12 @@
 //! undo, starts a guard that undoes it should the drill die, strikes, measures from outside, undoes, waits
 //! until all is well again, and judges.
 
+mod error;
+pub mod guard;
 pub mod identity;
 pub mod prober;
 pub mod system;
+pub mod undo;
+mod watcher;
+
+pub use error::DrillError;

@@ -24,6 +24,7 @@ mod summary;
 
 pub use client::fnv1a;
 pub use summary::{Summary, summarize};
+pub(crate) use summary::millis;
 
 /// One request in this many uses a new connection.
 pub const FRESH_EVERY: u64 = 10;
