@@ -23,6 +23,8 @@ pub enum DrillError {
     System(#[from] Unanswered),
     #[error("cannot inject {fault} into {target}: {because}")]
     Inject { fault: &'static str, target: String, because: String },
+    #[error("drill {drill} was stopped by the operator before anything was injected")]
+    Interrupted { drill: String },
     #[error("cannot start the prober: {0}")]
     Prober(io::Error),
 }
@@ -42,6 +44,7 @@ impl DrillError {
             DrillError::System(_) => "HF0606",
             DrillError::Inject { .. } => "HF0607",
             DrillError::Prober(_) => "HF0608",
+            DrillError::Interrupted { .. } => "HF0609",
         }
     }
 
@@ -62,15 +65,16 @@ impl DrillError {
             DrillError::Journal { .. } => "check free space and permissions of the data directory",
             DrillError::System(_) => "`holdfast status`; start it with `holdfast up`",
             DrillError::Inject { .. } => "what was injected so far was undone; `holdfast status`",
-            DrillError::Prober(_) => return None,
+            DrillError::Prober(_) | DrillError::Interrupted { .. } => return None,
         };
         Some(hint.to_owned())
     }
 
-    /// 5 where a rule refused, else 1.
+    /// 5 where a rule refused, 130 for Ctrl-C, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             DrillError::Refused { .. } | DrillError::AnotherRunning { .. } => 5,
+            DrillError::Interrupted { .. } => 130,
             _ => 1,
         }
     }

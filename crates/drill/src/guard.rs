@@ -1,19 +1,20 @@
 //! The guard: a process of its own, started before anything is injected, that undoes everything when the
-//! runner dies, hangs or says so. It shares no terminal, session or pipe with anyone but the runner, whose end of a
-//! socket pair it holds: the kernel closes that end however the runner ends.
+//! runner dies, hangs or says so. It is in a process group of its own, and the runner holds the
+//! other end of its only connection: the kernel closes that end however the runner ends.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use holdfast_host::clock;
 use holdfast_policy::Timestamp;
 
 use crate::error::DrillError;
-use crate::identity::boot_now;
 use crate::system::Inject;
 use crate::undo::Journal;
 
@@ -47,6 +48,8 @@ impl Guard {
             .arg(dir)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
+            // Out of reach of the terminal's Ctrl-C, which is for the runner.
+            .process_group(0)
             .spawn()
             .map_err(|e| failed(e.to_string()))?;
         match greet(&mut ours, until) {
@@ -67,9 +70,9 @@ impl Guard {
     /// Everything is undone, nothing is left to guard.
     pub(crate) async fn release(mut self) {
         writeln!(self.stream, "{BYE}").ok();
-        let last = boot_now() + END_LIMIT;
+        let last = clock::now() + END_LIMIT;
         while self.is_watching() {
-            if boot_now() >= last {
+            if clock::now() >= last {
                 self.child.kill().ok();
                 self.child.wait().ok();
                 return;
@@ -94,8 +97,6 @@ fn greet(stream: &mut UnixStream, until: Timestamp) -> std::io::Result<()> {
 /// Returns when the runner released it or when everything was undone.
 pub fn run(dir: &Path, inject: &dyn Inject) -> Result<(), DrillError> {
     let failed = |e: std::io::Error| DrillError::Guard { because: e.to_string() };
-    // Fails only for a process that leads a group already; then it is out of the terminal's reach anyway.
-    rustix::process::setsid().ok();
     let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     if watch(stream).map_err(failed)? == Verdict::Released {
@@ -117,7 +118,7 @@ fn watch(stream: UnixStream) -> std::io::Result<Verdict> {
     let Ok(until) = line.trim().parse().map(Timestamp::from_nanos) else { return Ok(Verdict::Undo) };
     writeln!(&stream, "{READY}")?;
     loop {
-        let left = boot_now().until(until);
+        let left = clock::now().until(until);
         if left.is_zero() {
             return Ok(Verdict::Undo);
         }

@@ -4,12 +4,23 @@
 //! undo, starts a guard that undoes it should the drill die, strikes, measures from outside, undoes, waits
 //! until all is well again, and judges.
 
+mod aim;
+mod burn;
 mod error;
 pub mod guard;
-pub mod identity;
 pub mod prober;
+mod report;
+mod runner;
+mod session;
+pub mod spec;
+mod strike;
 pub mod system;
+pub mod table;
 pub mod undo;
 mod watcher;
 
 pub use error::DrillError;
+pub use report::{Forecast, Report, Reports};
+pub use runner::{Phase, Progress, Runner, Setup};
+pub use spec::Spec;
+pub use watcher::Outside;

@@ -14,17 +14,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use holdfast_host::clock;
 use holdfast_policy::Timestamp;
 use tokio::sync::mpsc;
-
-use crate::identity::boot_now;
 
 mod client;
 mod summary;
 
 pub use client::fnv1a;
-pub use summary::{Summary, summarize};
 pub(crate) use summary::millis;
+pub use summary::{Summary, summarize};
 
 /// One request in this many uses a new connection.
 pub const FRESH_EVERY: u64 = 10;
@@ -159,11 +158,11 @@ async fn drive(plan: Plan, shared: Arc<Shared>) {
     let (done, mut finished) = mpsc::unbounded_channel::<Record>();
     let client = client::Client::new(&plan);
     let outstanding_max = (u64::from(plan.rate) * plan.limit.as_secs().max(1) * 2).min(OUTSTANDING_MAX);
-    let start = boot_now();
+    let start = clock::now();
     let mut next = 0u64;
     while !shared.stop.load(Ordering::Relaxed) {
         let due = due_at(start, next, plan.rate);
-        let now = boot_now();
+        let now = clock::now();
         if now < due {
             // The runtime's timer counts in whole milliseconds; what it sleeps too long is in the latency.
             tokio::select! {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
+pub use holdfast_host::process::Identity as Process;
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -55,14 +56,6 @@ pub struct Status {
     pub open_incidents: Vec<String>,
     /// Scopes that are paused; `all` for everything.
     pub pauses: Vec<String>,
-}
-
-/// A process as the agent names it; [`crate::identity`] proves that it is still the one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Process {
-    pub pid: i32,
-    /// Field 22 of `/proc/PID/stat`.
-    pub start_ticks: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -198,8 +191,8 @@ impl Status {
         self.balancers.iter().find(|b| b.name == name)
     }
 
-    /// Instances wanted and not ready, over all services.
+    /// Instances wanted and not ready, over all services but holdfast's own.
     pub fn lost(&self) -> u32 {
-        self.services.iter().map(|s| s.desired.saturating_sub(s.ready())).sum()
+        self.services.iter().filter(|s| !s.name.starts_with('_')).map(|s| s.desired.saturating_sub(s.ready())).sum()
     }
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DrillError;
-use crate::identity::{Identity, continue_session};
-use crate::system::Inject;
+use crate::session;
+use crate::system::{Inject, Process};
 
 const VERSION: u32 = 1;
 const JOURNAL: &str = "undo.jsonl";
@@ -21,8 +21,8 @@ const LOCK: &str = "lock";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Undo {
-    /// Continue every process of the session or group that this one leads.
-    Continue(Identity),
+    /// Continue every process of the session or group that `leader` leads, in the boot it was stopped in.
+    Continue { leader: Process, boot_id: String },
     /// Remove a fault from a balancer process.
     Clear { control: PathBuf, fault: String },
 }
@@ -155,8 +155,8 @@ pub struct Undone {
 
 async fn perform(undo: &Undo, inject: &dyn Inject) -> Result<(), String> {
     match undo {
-        Undo::Continue(leader) => {
-            continue_session(leader).map(|_| ()).map_err(|e| format!("cannot continue process {}: {e}", leader.pid))
+        Undo::Continue { leader, boot_id } => {
+            session::resume(*leader, boot_id).map_err(|e| format!("cannot continue process {}: {e}", leader.pid))
         }
         Undo::Clear { control, fault } => inject.clear(control, fault).await.map_err(|e| e.to_string()),
     }

@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use holdfast_host::clock;
 use holdfast_policy::Timestamp;
 use serde::Serialize;
 
-use crate::identity::boot_now;
 use crate::system::ReadyBy;
 
 const EVERY: Duration = Duration::from_millis(5);
@@ -59,13 +59,13 @@ impl Watcher {
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("watcher".into()).spawn(move || {
             while !for_thread.stopped() {
-                let begun = boot_now();
+                let begun = clock::now();
                 let answered = attempt(addr, &by, begun, &for_thread);
                 for_thread.note(|seen| {
                     seen.attempts += 1;
-                    if answered { seen.good(boot_now()) } else { seen.bad(begun) }
+                    if answered { seen.good(clock::now()) } else { seen.bad(begun) }
                 });
-                std::thread::sleep(boot_now().until(begun + EVERY));
+                std::thread::sleep(clock::now().until(begun + EVERY));
             }
         })?;
         Ok(Watcher { shared, thread: Some(thread) })
@@ -135,7 +135,7 @@ fn attempt(addr: SocketAddr, by: &ReadyBy, begun: Timestamp, shared: &Shared) ->
             Ok(0) => return false,
             Ok(n) => head.extend_from_slice(chunk.get(..n).unwrap_or_default()),
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                if boot_now().since(begun) >= SLOW {
+                if clock::now().since(begun) >= SLOW {
                     shared.note(|seen| seen.bad(begun));
                 }
             }

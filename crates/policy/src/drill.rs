@@ -43,15 +43,24 @@ pub struct Facts {
 /// Why a drill must not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    Degraded { desired: u32, ready: u32 },
+    Degraded {
+        desired: u32,
+        ready: u32,
+    },
     NotReadyElsewhere(Vec<String>),
     OpenIncident(String),
     Paused(String),
     /// Striking one would leave too few.
-    TooFewLeft { left: u32, min_available: u32 },
+    TooFewLeft {
+        left: u32,
+        min_available: u32,
+    },
     OnlyPlane,
     NothingProbed,
-    ProbesFailing { failed: u64, of: u64 },
+    ProbesFailing {
+        failed: u64,
+        of: u64,
+    },
 }
 
 impl fmt::Display for Refusal {
@@ -118,14 +127,25 @@ pub struct Seen {
     pub failed: u64,
     pub lost: u32,
     pub interrupted: bool,
+    /// The guard lives.
+    pub guarded: bool,
 }
 
 /// Why a drill under way is stopped and undone at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Stop {
     Interrupted,
-    FailedShare { failed: u64, of: u64, share_max: f64 },
-    LostMore { lost: u32, meant: u32 },
+    FailedShare {
+        failed: u64,
+        of: u64,
+        share_max: f64,
+    },
+    LostMore {
+        lost: u32,
+        meant: u32,
+    },
+    /// Nobody would undo the fault if the drill died now.
+    GuardLost,
     TimeLimit,
 }
 
@@ -137,6 +157,7 @@ impl fmt::Display for Stop {
                 write!(f, "{failed} of {of} requests failed, more than the bound of {:.0} %", share_max * 100.0)
             }
             Stop::LostMore { lost, meant } => write!(f, "{lost} instances were not ready, {meant} were meant"),
+            Stop::GuardLost => write!(f, "the guard that would undo it has gone"),
             Stop::TimeLimit => write!(f, "the time limit of the drill passed"),
         }
     }
@@ -146,6 +167,8 @@ pub fn stop(bounds: &Bounds, now: Timestamp, seen: &Seen) -> Option<Stop> {
     let share = seen.failed as f64 / seen.finished.max(1) as f64;
     if seen.interrupted {
         Some(Stop::Interrupted)
+    } else if !seen.guarded {
+        Some(Stop::GuardLost)
     } else if seen.lost > bounds.lost_max {
         Some(Stop::LostMore { lost: seen.lost, meant: bounds.lost_max })
     } else if seen.finished >= bounds.requests_min && share > bounds.failed_share_max {
@@ -194,10 +217,23 @@ pub enum Miss {
     NotSteady,
     NoRequests,
     /// Judged, and never seen.
-    Never { what: &'static str, within: Duration },
-    Late { what: &'static str, took: Duration, within: Duration },
-    Failed { failed: u64, allowed: u64 },
-    Restarted { restarts: u32, allowed: u32 },
+    Never {
+        what: &'static str,
+        within: Duration,
+    },
+    Late {
+        what: &'static str,
+        took: Duration,
+        within: Duration,
+    },
+    Failed {
+        failed: u64,
+        allowed: u64,
+    },
+    Restarted {
+        restarts: u32,
+        allowed: u32,
+    },
 }
 
 impl fmt::Display for Miss {
@@ -291,7 +327,11 @@ mod tests {
         type Change = fn(&mut Facts);
         let table: [(Blast, Change, Refusal); 8] = [
             (Blast::Control, |f| f.ready = 2, Refusal::Degraded { desired: 3, ready: 2 }),
-            (Blast::Plane, |f| f.not_ready_elsewhere = vec!["api".into()], Refusal::NotReadyElsewhere(vec!["api".into()])),
+            (
+                Blast::Plane,
+                |f| f.not_ready_elsewhere = vec!["api".into()],
+                Refusal::NotReadyElsewhere(vec!["api".into()]),
+            ),
             (Blast::Service, |f| f.open_incidents = vec!["web-1".into()], Refusal::OpenIncident("web-1".into())),
             (Blast::Service, |f| f.pauses = vec!["all".into()], Refusal::Paused("all".into())),
             (Blast::Instance, |f| f.min_available = 3, Refusal::TooFewLeft { left: 2, min_available: 3 }),
@@ -321,11 +361,13 @@ mod tests {
 
     #[test]
     fn stop_conditions() {
-        let bounds = Bounds { failed_share_max: 0.5, requests_min: 20, lost_max: 1, deadline: Timestamp::from_millis(1000) };
-        let fine = Seen { finished: 100, failed: 50, lost: 1, interrupted: false };
+        let bounds =
+            Bounds { failed_share_max: 0.5, requests_min: 20, lost_max: 1, deadline: Timestamp::from_millis(1000) };
+        let fine = Seen { finished: 100, failed: 50, lost: 1, interrupted: false, guarded: true };
         let now = Timestamp::from_millis(999);
         assert_eq!(stop(&bounds, now, &fine), None);
         assert_eq!(stop(&bounds, now, &Seen { interrupted: true, ..fine }), Some(Stop::Interrupted));
+        assert_eq!(stop(&bounds, now, &Seen { guarded: false, ..fine }), Some(Stop::GuardLost));
         assert_eq!(stop(&bounds, now, &Seen { lost: 2, ..fine }), Some(Stop::LostMore { lost: 2, meant: 1 }));
         assert!(matches!(stop(&bounds, now, &Seen { failed: 51, ..fine }), Some(Stop::FailedShare { failed: 51, .. })));
         assert_eq!(stop(&bounds, now, &Seen { finished: 19, failed: 19, ..fine }), None);

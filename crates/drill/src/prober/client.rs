@@ -12,10 +12,10 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use holdfast_host::clock;
 use holdfast_policy::Timestamp;
 
 use super::{End, Plan, Record};
-use crate::identity::boot_now;
 
 /// Idle connections kept for later requests.
 const IDLE_MAX: usize = 64;
@@ -57,14 +57,14 @@ impl Client {
     pub(crate) async fn ask(&self, intended: Timestamp, fresh: bool) -> Record {
         let mut sent = None;
         let end = tokio::time::timeout(self.limit, self.exchange(fresh, &mut sent)).await.unwrap_or(End::TimedOut);
-        let done = boot_now();
+        let done = clock::now();
         Record { intended, sent: sent.unwrap_or(done), done, end }
     }
 
     async fn exchange(&self, fresh: bool, sent: &mut Option<Timestamp>) -> End {
         if !fresh {
             while let Some(sender) = self.take_idle() {
-                *sent = Some(boot_now());
+                *sent = Some(clock::now());
                 // A pooled connection found closed before a byte was written is not the service's failure.
                 if let Some(end) = self.send(sender, false).await {
                     return end;
@@ -72,7 +72,7 @@ impl Client {
             }
         }
         let Ok(sender) = self.connect().await else { return End::NotConnected };
-        *sent = Some(boot_now());
+        *sent = Some(clock::now());
         self.send(sender, fresh).await.unwrap_or(End::Lost)
     }
 

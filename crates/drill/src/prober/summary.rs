@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn an_outage_without_an_end_has_no_length() {
-        let records: Vec<Record> = (0..15).map(|n| record(n, 1, if n == 8 { End::TimedOut } else { End::Status(200) })).collect();
+        let records: Vec<Record> =
+            (0..15).map(|n| record(n, 1, if n == 8 { End::TimedOut } else { End::Status(200) })).collect();
         assert_eq!(summarize(&records).outage_ms, None);
     }
 

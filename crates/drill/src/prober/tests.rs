@@ -74,12 +74,12 @@ fn a_stall_costs_every_request_that_it_delays() {
     let prober = Prober::start(plan(addr, 100)).unwrap();
     wait_for_requests(&prober, 20);
     STALL.store(true, Ordering::Relaxed);
-    let stalled = boot_now();
-    while boot_now().since(stalled) < Duration::from_secs(1) {
+    let stalled = clock::now();
+    while clock::now().since(stalled) < Duration::from_secs(1) {
         std::thread::sleep(Duration::from_millis(5));
     }
     STALL.store(false, Ordering::Relaxed);
-    let over = boot_now();
+    let over = clock::now();
     wait_for_requests(&prober, 160);
     let records = prober.finish();
     let in_stall: Vec<&Record> = records.iter().filter(|r| r.intended >= stalled && r.intended < over).collect();

@@ -3,8 +3,9 @@
 use std::process::Command;
 use std::sync::Mutex;
 
+use holdfast_host::{clock, process};
+
 use super::*;
-use crate::identity::Stat;
 use crate::system::{Answer, PlaneFault, Unanswered};
 
 /// Notes what it was asked to clear; fails for one control directory.
@@ -88,16 +89,19 @@ async fn while_a_drill_is_under_way_replay_leaves_it_alone() {
 async fn a_stranger_under_the_old_number_is_left_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-    let real = Identity::of(child.id() as i32).unwrap();
-    crate::identity::stop_session(&real).unwrap();
+    let real = process::identity(child.id() as i32).unwrap();
+    session::stop(real).unwrap();
+    let here = || clock::boot_id().to_owned();
     let journal = Journal::of(dir.path());
-    journal.intend(Undo::Continue(Identity { start_ticks: real.start_ticks - 1, ..real.clone() })).unwrap();
-    journal.intend(Undo::Continue(Identity { boot_id: "earlier boot".into(), ..real.clone() })).unwrap();
+    journal
+        .intend(Undo::Continue { leader: Process { start_ticks: real.start_ticks - 1, ..real }, boot_id: here() })
+        .unwrap();
+    journal.intend(Undo::Continue { leader: real, boot_id: "earlier boot".into() }).unwrap();
     assert_eq!(replay(dir.path(), &Noting::default()).await.unwrap().done, 2);
-    assert_eq!(Stat::read(real.pid).unwrap().state, 'T');
-    journal.intend(Undo::Continue(real.clone())).unwrap();
+    assert_eq!(process::stat(real.pid).unwrap().state, 'T');
+    journal.intend(Undo::Continue { leader: real, boot_id: here() }).unwrap();
     replay(dir.path(), &Noting::default()).await.unwrap();
-    assert_ne!(Stat::read(real.pid).unwrap().state, 'T');
+    assert_ne!(process::stat(real.pid).unwrap().state, 'T');
     child.kill().unwrap();
     child.wait().unwrap();
 }
