@@ -10,7 +10,7 @@ use crate::steps::Lane;
 use crate::{install, tidy};
 
 /// A cold build of everything on two cores takes minutes; twice that is a hang.
-const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
+pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// The tests themselves stay under 15 minutes; more is a hang.
 const TEST_LIMIT: Duration = Duration::from_secs(20 * 60);

@@ -1,9 +1,11 @@
 //! All automation of the repository: `cargo xtask test` is what CI runs, `cargo xtask demo` is the shop.
 
 mod backend;
+mod demo;
 mod install;
 mod lanes;
 mod load;
+mod process;
 mod steps;
 mod tidy;
 mod wire;
@@ -25,6 +27,8 @@ struct Arguments {
 enum Task {
     /// Everything that CI runs: format, lints, docs, house rules, all tests
     Test,
+    /// The shop of examples/shop: started, under traffic, drilled, shown
+    Demo(demo::Options),
     /// The house rules alone
     Tidy,
     /// Send requests at a fixed rate and print what became of them
@@ -47,6 +51,7 @@ fn run(task: Task) -> Result<()> {
     let root = root();
     match task {
         Task::Test => lanes::test(&root),
+        Task::Demo(options) => demo::run(&root, &options),
         Task::Tidy => tidy::run(&root),
         Task::Load(options) => load::run(options),
         Task::Backend(options) => backend::run(options),
