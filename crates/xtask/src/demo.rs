@@ -172,17 +172,9 @@ impl Traffic {
     fn start(port: u16) -> Traffic {
         let stop = Arc::new(AtomicBool::new(false));
         let senders = TRAFFIC.map(|(path, rate)| {
-            let options = load::Options {
-                url: format!("http://127.0.0.1:{port}{path}"),
-                rate,
-                seconds: TRAFFIC_SECONDS_MAX,
-                connections: 16,
-                method: "GET".into(),
-                body: String::new(),
-                hash: false,
-                timeout: Duration::from_secs(30),
-                json: None,
-            };
+            let url = format!("http://127.0.0.1:{port}{path}");
+            let options =
+                load::Options { rate, seconds: TRAFFIC_SECONDS_MAX, connections: 16, ..load::Options::get(url) };
             let stop = stop.clone();
             (path, thread::spawn(move || load::drive(options, &stop)))
         });

@@ -21,8 +21,10 @@ const fn need(program: &'static str, package: &'static str) -> Need {
 /// What the integration tests start beside holdfast: real programs and a load generator.
 pub(crate) const TESTS: &[Need] = &[
     need("cc", "gcc"),
+    need("haproxy", "haproxy"),
     need("nginx", "nginx"),
     need("wrk", "wrk"),
+    need("taskset", "util-linux"),
     need("python3", "python3"),
     need("node", "nodejs"),
     need("curl", "curl"),

@@ -46,6 +46,23 @@ pub(crate) struct Options {
     pub(crate) json: Option<PathBuf>,
 }
 
+impl Options {
+    /// GETs with the defaults of the command line.
+    pub(crate) fn get(url: String) -> Options {
+        Options {
+            url,
+            rate: 100,
+            seconds: 10,
+            connections: 256,
+            method: "GET".into(),
+            body: String::new(),
+            hash: false,
+            timeout: Duration::from_secs(30),
+            json: None,
+        }
+    }
+}
+
 /// Failures listed one by one in the result.
 const FAILURES_LISTED_MAX: usize = 100;
 
@@ -317,17 +334,7 @@ mod tests {
     use std::net::TcpListener;
 
     fn options(url: String) -> Options {
-        Options {
-            url,
-            rate: 200,
-            seconds: 1,
-            connections: 8,
-            method: "GET".into(),
-            body: String::new(),
-            hash: true,
-            timeout: Duration::from_secs(10),
-            json: None,
-        }
+        Options { rate: 200, seconds: 1, connections: 8, hash: true, ..Options::get(url) }
     }
 
     /// A server that gives a wrong hash to every fourth request and closes after each.

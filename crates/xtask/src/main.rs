@@ -1,6 +1,7 @@
 //! All automation of the repository: `cargo xtask test` is what CI runs, `cargo xtask demo` is the shop.
 
 mod backend;
+mod bench;
 mod demo;
 mod install;
 mod lanes;
@@ -29,6 +30,8 @@ enum Task {
     Test,
     /// The shop of examples/shop: started, under traffic, drilled, shown
     Demo(demo::Options),
+    /// Measure against other programs on this machine
+    Bench(bench::Options),
     /// The house rules alone
     Tidy,
     /// Send requests at a fixed rate and print what became of them
@@ -52,6 +55,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Test => lanes::test(&root),
         Task::Demo(options) => demo::run(&root, &options),
+        Task::Bench(options) => bench::run(&root, &options),
         Task::Tidy => tidy::run(&root),
         Task::Load(options) => load::run(options),
         Task::Backend(options) => backend::run(options),
