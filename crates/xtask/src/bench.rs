@@ -32,6 +32,13 @@ pub(crate) struct Options {
     pub(crate) dev: bool,
 }
 
+impl Options {
+    /// As the prove lane measures.
+    pub(crate) fn balancer(json: PathBuf) -> Options {
+        Options { name: Name::Balancer, repetitions: 5, seconds: 10, connections: 64, json: Some(json), dev: false }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Name {
     /// holdfast, HAProxy and nginx in front of the same three backends

@@ -1,13 +1,15 @@
-//! The lanes: `test` is what every change passes.
+//! The lanes: `test` is what every change passes; `prove` is the same with full counts and benchmarks;
+//! `soak` and `sim` go on for as long as they are told.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::steps::Lane;
-use crate::{install, tidy};
+use crate::{bench, install, process, references, results, tidy};
 
 /// A cold build of everything on two cores takes minutes; twice that is a hang.
 pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -20,8 +22,80 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     let mut lane = Lane::new()?;
     checks(root, &mut lane);
     lane.run("build", cargo(root, &["test", "--workspace", "--no-run", "--locked"]), BUILD_LIMIT);
+    lane.step("references", || references::fresh(root));
     lane.tests("test", cargo(root, &["test", "--workspace", "--locked", "--no-fail-fast"]), TEST_LIMIT);
     lane.close()
+}
+
+/// Counts and durations as the promises state them instead of the shorter ones of the test lane.
+const PROVE: &str = "HOLDFAST_PROVE";
+
+/// Where seeds of simulations and properties begin, and how many there are.
+const SEED: &str = "HOLDFAST_SEED";
+const SEEDS: &str = "HOLDFAST_SEEDS";
+
+/// Full counts take hours.
+const PROVE_LIMIT: Duration = Duration::from_secs(6 * 3600);
+
+/// Serial, full counts, on an otherwise idle machine; writes what it measured into `docs/benchmarks.md`.
+pub(crate) fn prove(root: &Path) -> Result<()> {
+    install::ensure(install::TESTS)?;
+    let folder = process::target_dir(root).join("results");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut lane = Lane::new()?;
+    checks(root, &mut lane);
+    let mut tests = cargo(root, &["test", "--workspace", "--locked", "--no-fail-fast", "--", "--test-threads=1"]);
+    tests.env(PROVE, "1").env(results::FOLDER, &folder);
+    lane.tests("test, full counts", tests, PROVE_LIMIT);
+    lane.step("bench balancer", || {
+        bench::measure(root, &bench::Options::balancer(folder.join("balancer.json"))).map(|_| ())
+    });
+    lane.step("publish", || {
+        let count = results::publish(root, &folder, &stamp(root))?;
+        println!("{count} sections of docs/benchmarks.md written");
+        Ok(())
+    });
+    lane.close()
+}
+
+/// Full counts again and again, each round with other seeds, until the time is over or something fails.
+pub(crate) fn soak(root: &Path, minutes: u64) -> Result<()> {
+    install::ensure(install::TESTS)?;
+    let until = Instant::now() + Duration::from_secs(minutes * 60);
+    let mut round = 0;
+    while Instant::now() < until {
+        round += 1;
+        let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        println!("\nround {round}, {SEED}={seed}");
+        let mut lane = Lane::new()?;
+        let mut tests = cargo(root, &["test", "--workspace", "--locked", "--", "--test-threads=1"]);
+        tests.env(PROVE, "1").env(SEED, seed.to_string());
+        lane.tests(&format!("round {round}"), tests, PROVE_LIMIT);
+        lane.close().with_context(|| format!("round {round}; repeat it with {SEED}={seed}"))?;
+    }
+    Ok(())
+}
+
+/// The simulator alone, over many seeds.
+pub(crate) fn sim(root: &Path, seeds: u64, seed: Option<u64>) -> Result<()> {
+    let mut tests = cargo(root, &["test", "--package", "holdfast-sim", "--locked"]);
+    tests.env(SEEDS, seeds.to_string());
+    if let Some(seed) = seed {
+        tests.env(SEED, seed.to_string());
+    }
+    let mut lane = Lane::new()?;
+    lane.tests(&format!("{seeds} seeds"), tests, PROVE_LIMIT);
+    lane.close()
+}
+
+/// Which code was measured, and when.
+fn stamp(root: &Path) -> String {
+    let git = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root).output();
+    let commit = git.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned()).unwrap_or_default();
+    let date = Command::new("date").args(["-u", "+%Y-%m-%d"]).output();
+    let date = date.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned()).unwrap_or_default();
+    format!("Measured {date} at commit {commit}.")
 }
 
 /// What needs no running program.

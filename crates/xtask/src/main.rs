@@ -1,12 +1,15 @@
 //! All automation of the repository: `cargo xtask test` is what CI runs, `cargo xtask demo` is the shop.
 
 mod backend;
+mod bare;
 mod bench;
 mod demo;
 mod install;
 mod lanes;
 mod load;
 mod process;
+mod references;
+mod results;
 mod steps;
 mod tidy;
 mod wire;
@@ -28,6 +31,25 @@ struct Arguments {
 enum Task {
     /// Everything that CI runs: format, lints, docs, house rules, all tests
     Test,
+    /// Full counts and benchmarks, one after the other; writes docs/benchmarks.md
+    Prove,
+    /// Full counts again and again with fresh seeds
+    Soak {
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+    },
+    /// The simulator over many seeds
+    Sim {
+        #[arg(long, default_value_t = 1000)]
+        seeds: u64,
+        /// Begin with this one, to repeat a failure
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Write the references that are printed from the program
+    Gen(references::Options),
+    /// The README's commands in a fresh Debian 12 root with an empty cargo home; needs root
+    Bare(bare::Options),
     /// The shop of examples/shop: started, under traffic, drilled, shown
     Demo(demo::Options),
     /// Measure against other programs on this machine
@@ -54,6 +76,11 @@ fn run(task: Task) -> Result<()> {
     let root = root();
     match task {
         Task::Test => lanes::test(&root),
+        Task::Prove => lanes::prove(&root),
+        Task::Soak { minutes } => lanes::soak(&root, minutes),
+        Task::Sim { seeds, seed } => lanes::sim(&root, seeds, seed),
+        Task::Gen(options) => references::run(&root, &options),
+        Task::Bare(options) => bare::run(&root, &options),
         Task::Demo(options) => demo::run(&root, &options),
         Task::Bench(options) => bench::run(&root, &options),
         Task::Tidy => tidy::run(&root),
