@@ -42,8 +42,8 @@ const IMPURE: &[(&str, &str)] = &[
 /// Macros that stand for work not done.
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "dbg!"];
 
-/// A test may sleep only inside a loop that waits for a condition or keeps a rate.
-const MAY_SLEEP: &[&str] = &["wait_", "poll_", "pace_"];
+/// A test may sleep only inside a loop that waits for a condition, keeps a rate, or holds a fault for a time.
+const MAY_SLEEP: &[&str] = &["wait_", "poll_", "until_", "pace_", "hold_"];
 
 const BAD_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "manager", "misc"];
 
@@ -92,8 +92,8 @@ fn words(source: &Source, add: &mut impl FnMut(Option<usize>, String)) {
         if line.contains("#[ignore") {
             add(Some(n), "#[ignore] hides a test; mend it, or move it to the prove lane".into());
         }
-        if has_token(line, "should_panic") {
-            add(Some(n), "should_panic passes on any panic; assert on the value instead".into());
+        if has_token(line, "should_panic") && !line.contains("expected") {
+            add(Some(n), "should_panic alone passes on any panic: say which by `expected`".into());
         }
     }
     for (n, line) in source.comments.lines().enumerate() {
@@ -113,7 +113,7 @@ fn sleeps(source: &Source, add: &mut impl FnMut(Option<usize>, String)) {
         if !allowed {
             add(
                 Some(n),
-                "a test that sleeps is slow or flaky: wait for the condition in a `wait_…` function with a deadline"
+                "a test that sleeps is slow or flaky: wait for the condition in a `wait_…` function with a deadline, or name it `hold_…`"
                     .into(),
             );
         }
