@@ -1,6 +1,7 @@
 //! The house rules, run as code: crate edges, purity of `policy`, sizes that may only fall, words that
 //! may not appear. Every rule names the file, the line and what to do instead.
 
+mod pages;
 mod rules;
 mod source;
 mod workspace;
@@ -37,6 +38,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
         sources.push(Source::read(root, &path)?);
     }
     let mut findings = workspace::check(root)?;
+    findings.extend(pages::check(root)?);
     for source in &sources {
         rules::file(source, &mut findings);
     }
