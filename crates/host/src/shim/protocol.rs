@@ -80,6 +80,27 @@ pub enum Body {
     },
 }
 
+impl Body {
+    /// For messages about a request.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Body::Hello {} => "hello",
+            Body::Start {} => "start",
+            Body::Stop { .. } => "stop",
+            Body::Restart { .. } => "restart",
+            Body::Kill { .. } => "kill",
+            Body::Grant { .. } => "grant",
+            Body::Ready { .. } => "ready",
+            Body::Deadline { .. } => "deadline",
+            Body::HoldFds { .. } => "hold_fds",
+            Body::DropFds { .. } => "drop_fds",
+            Body::GiveFds {} => "give_fds",
+            Body::Signal { .. } => "signal",
+            Body::Exit { .. } => "exit",
+        }
+    }
+}
+
 /// From the shim to a client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

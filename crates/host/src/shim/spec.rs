@@ -47,8 +47,14 @@ pub struct Spec {
     pub notify: bool,
     /// A job: completed when the child ends with success.
     pub oneshot: bool,
+    /// A job is killed when it ran this long.
+    pub run_ms_max: Option<u64>,
+    /// The held descriptor `stdin` becomes the child's standard input; it is not started before it is held.
+    pub stdin: bool,
     /// Runs only while `Deadline` lies in the future, and the child dies with its shim.
     pub fenced: bool,
+    /// Processes that the child starts are not part of it and are left alone: the agent, which launches shims.
+    pub spares_descendants: bool,
     /// Directory of the cgroup to create for this instance, from [`crate::cgroup`]; `None` runs without one.
     pub cgroup: Option<PathBuf>,
     /// Held descriptors passed to the child as LISTEN_FDS from 3, in this order. It is not started before all are held.
@@ -83,7 +89,10 @@ impl Default for Spec {
             log: Log::default(),
             notify: false,
             oneshot: false,
+            run_ms_max: None,
+            stdin: false,
             fenced: false,
+            spares_descendants: false,
             cgroup: None,
             fds: Vec::new(),
             autostart: true,
@@ -130,11 +139,13 @@ impl Default for Stop {
 pub struct Log {
     pub size_bytes_max: u64,
     pub keep: u32,
+    /// Output of a job: bytes as they came, without times, and what exceeds `size_bytes_max` is dropped.
+    pub raw: bool,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { size_bytes_max: 10 * 1024 * 1024, keep: 5 }
+        Log { size_bytes_max: 10 * 1024 * 1024, keep: 5, raw: false }
     }
 }
 
