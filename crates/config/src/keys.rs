@@ -52,7 +52,7 @@ pub(crate) enum Default {
 }
 
 /// What a change of the key in an applied file does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Change {
     /// Taken over by what runs.
     Live,

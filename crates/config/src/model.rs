@@ -52,11 +52,22 @@ pub enum Command {
 }
 
 /// A value that may be a secret. A reference is resolved by the shim at exec, on the node that runs it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Value {
     Plain(String),
     File(PathBuf),
     Env(String),
+}
+
+/// Without the text of a plain value: here nobody knows whether its key makes it a secret.
+impl std::fmt::Debug for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Value::Plain(text) => write!(f, "Plain({} bytes)", text.len()),
+            Value::File(path) => write!(f, "File({path:?})"),
+            Value::Env(name) => write!(f, "Env({name:?})"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

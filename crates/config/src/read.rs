@@ -8,6 +8,8 @@ mod restart;
 mod service;
 pub(crate) mod settle;
 
+pub(crate) use service::signal_name;
+
 use std::collections::BTreeMap;
 
 use toml::Spanned;

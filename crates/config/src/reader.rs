@@ -162,7 +162,10 @@ impl<'t> Reader<'t> {
         name: &str,
         read: impl Fn(&DeValue<'_>) -> Result<T, Fault>,
     ) -> Option<T> {
-        let from_text = |text: &str| read(&DeValue::String(text.into())).ok();
+        let from_text = |text: &str| match text.parse() {
+            Ok(boolean) => read(&DeValue::Boolean(boolean)).ok(),
+            Err(_) => read(&DeValue::String(text.into())).ok(),
+        };
         self.get(out, name, |_, v| read(v), from_text)
     }
 

@@ -29,6 +29,34 @@ fn has_credentials(value: &str) -> bool {
     authority.rsplit_once('@').is_some_and(|(user, _)| user.split_once(':').is_some_and(|(_, p)| !p.is_empty()))
 }
 
+const MASK: &str = "***";
+
+/// Arguments with what looks like a secret replaced: `--token=x`, `--token x`, `TOKEN=x`, addresses with a password.
+pub(crate) fn mask_words(words: &[String]) -> Vec<String> {
+    let mut after_flag = false;
+    let mut masked = Vec::with_capacity(words.len());
+    for word in words {
+        let flag = word.starts_with('-') && !word.contains('=') && is_secret_key(word.trim_start_matches('-'));
+        masked.push(if after_flag && !word.starts_with('-') { MASK.into() } else { mask_word(word) });
+        after_flag = flag;
+    }
+    masked
+}
+
+/// A line for a shell, word by word.
+pub(crate) fn mask_line(line: &str) -> String {
+    let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+    mask_words(&words).join(" ")
+}
+
+fn mask_word(word: &str) -> String {
+    match word.split_once('=') {
+        Some((key, value)) if is_secret(key.trim_start_matches('-'), value) => format!("{key}={MASK}"),
+        _ if has_credentials(word) => MASK.into(),
+        _ => word.to_owned(),
+    }
+}
+
 /// The parts of one line of TOML to hide, found without parsing: quoted text after `SECRETKEY =`, and passwords in addresses.
 /// It must also work where the file does not parse, so it errs towards hiding.
 pub(crate) fn spans_in_line(line: &str) -> Vec<Range<usize>> {

@@ -1,5 +1,10 @@
 //! The file of the README reads as it is meant, and the catalogue keeps its promises.
 
+mod catalogue;
+mod changes;
+mod garbage;
+mod messages;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,7 +25,7 @@ pub(crate) fn environment() -> Environment {
 pub(crate) fn good(text: &str) -> Loaded {
     match parse(text, Path::new("/etc/shop/holdfast.toml"), &environment()) {
         Ok(loaded) => loaded,
-        Err(failed) => panic!("{text}\n{:#?}", failed.diagnostics),
+        Err(failed) => panic!("{text}\n{}", render(&failed.diagnostics, &failed.source, false, 100)),
     }
 }
 

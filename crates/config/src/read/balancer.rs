@@ -61,8 +61,6 @@ fn switch<'t>(
     }
     let read = |v: &DeValue<'_>| match v {
         DeValue::Boolean(b) => Ok(*b),
-        // The catalogue's default arrives as text.
-        DeValue::String(text) if text == "true" && !table.has(name) => Ok(true),
         other => Err(Fault::kind("true, false or a table", other)),
     };
     let enabled = table.form(out, name, read).unwrap_or(true);

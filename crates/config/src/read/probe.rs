@@ -47,6 +47,8 @@ fn check(out: &mut Findings, table: &Reader<'_>) -> Option<Check> {
         Some("tcp") => flag(out, table, "tcp").then_some(Check::Tcp),
         Some("notify") => flag(out, table, "notify").then_some(Check::Notify),
         Some(_) => Some(Check::Command(table.argv(out, "command").unwrap_or_default())),
+        // A misspelt one has been told.
+        None if ["http", "tcp", "command", "notify"].iter().any(|k| !out.is_good_itself(&table.at(k))) => None,
         None => {
             let span = out.spans.value(&table.path);
             out.bad(&table.path);

@@ -16,6 +16,8 @@ use crate::reader::{Fault, Findings, Reader, integer, unknown_word};
 
 use super::{probe, restart};
 
+pub(crate) use stop::signal_name;
+
 pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str) -> Service {
     let kind = match table.choice(out, "type") {
         Some("job") => Kind::Job,
@@ -110,7 +112,12 @@ fn after(out: &mut Findings, table: &Reader<'_>) -> BTreeMap<String, Condition> 
                 all.insert(service, Condition::Started);
             }
         }
-        other => out.fault(&path, value.span(), Fault::kind("an array of services or a table", other)),
+        other => out.fault(
+            &path,
+            value.span(),
+            Fault::kind("an array of services or a table", other)
+                .hint("write after = [\"db\"] or after = { db = \"ready\" }"),
+        ),
     }
     all
 }
@@ -121,7 +128,7 @@ fn read_condition(value: &DeValue<'_>) -> Result<Condition, Fault> {
         Some("ready") => Ok(Condition::Ready),
         Some("completed") => Ok(Condition::Completed),
         Some(other) => Err(unknown_word(other, &["started", "ready", "completed"])),
-        None => Err(Fault::kind("\"started\", \"ready\" or \"completed\"", value)),
+        None => Err(Fault::kind("\"started\", \"ready\" or \"completed\"", value).hint("for example: db = \"ready\"")),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::model::Stop;
 use crate::reader::{Fault, Findings, Reader, integer, unknown_word};
 
 /// Signals by name with their Linux numbers (the same on x86-64 and arm64).
-pub(crate) const SIGNALS: [(&str, i32); 10] = [
+const SIGNALS: [(&str, i32); 10] = [
     ("HUP", 1),
     ("INT", 2),
     ("QUIT", 3),
@@ -32,6 +32,10 @@ pub(super) fn read(out: &mut Findings, service: &Reader<'_>) -> Stop {
         grace: table.duration(out, "grace"),
         drain: table.duration(out, "drain"),
     }
+}
+
+pub(crate) fn signal_name(number: i32) -> Option<&'static str> {
+    SIGNALS.iter().find(|(_, n)| *n == number).map(|(name, _)| *name)
 }
 
 fn signal(value: &DeValue<'_>) -> Result<i32, Fault> {

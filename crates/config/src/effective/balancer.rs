@@ -1,0 +1,71 @@
+//! `[balancer.NAME]`.
+
+use crate::keys::{BALANCER, EJECT, LIMITS, RETRY, TIMEOUTS};
+use crate::model::{Algorithm, Balancer};
+
+use super::{Setting, Settings, duration, list, share, size, text};
+
+pub(crate) fn balancer(balancer: &Balancer) -> Vec<Setting> {
+    let mut out = Settings::new(&BALANCER);
+    out.put("listen", list(balancer.listen.iter().map(|addr| text(addr.to_string()))));
+    out.put("service", text(&balancer.service));
+    out.put(
+        "algorithm",
+        text(match balancer.algorithm {
+            Algorithm::P2c => "p2c",
+            Algorithm::LeastRequests => "least-requests",
+            Algorithm::RoundRobin => "round-robin",
+        }),
+    );
+    for (name, enabled) in [("retry", balancer.retry.enabled), ("eject", balancer.eject.enabled)] {
+        if !enabled {
+            out.put(name, "false".into());
+        }
+    }
+    out.put("slow_start", duration(balancer.slow_start));
+    out.put("access_log", balancer.access_log.to_string());
+    if !balancer.trusted_proxies.is_empty() {
+        out.put("trusted_proxies", list(balancer.trusted_proxies.iter().map(|ip| text(ip.to_string()))));
+    }
+    out.put_some("availability", balancer.availability, share);
+    faults(&mut out, balancer);
+    bounds(&mut out, balancer);
+    out.finish()
+}
+
+fn faults(out: &mut Settings, balancer: &Balancer) {
+    let (retry, eject) = (&balancer.retry, &balancer.eject);
+    if retry.enabled {
+        out.table("retry", &RETRY);
+        out.put("tries", retry.tries_max.to_string());
+        out.put("budget", share(retry.budget_ratio));
+        out.put("budget_min", retry.budget_min.to_string());
+        if !retry.statuses.is_empty() {
+            out.put("statuses", list(retry.statuses.iter().map(u16::to_string)));
+        }
+    }
+    if eject.enabled {
+        out.table("eject", &EJECT);
+        out.put("failures", eject.failures.to_string());
+        out.put("gateway_errors", eject.gateway_errors.to_string());
+        out.put("base", duration(eject.base));
+        out.put("max", duration(eject.max));
+    }
+}
+
+fn bounds(out: &mut Settings, balancer: &Balancer) {
+    let (times, limits) = (&balancer.timeouts, &balancer.limits);
+    out.table("timeouts", &TIMEOUTS);
+    out.put("connect", duration(times.connect));
+    out.put("first_byte", duration(times.first_byte));
+    out.put("idle", duration(times.idle));
+    out.put("total", duration(times.total));
+    out.put("request_head", duration(times.request_head));
+    out.put("keep_alive", duration(times.keep_alive));
+    out.table("limits", &LIMITS);
+    out.put("connections", limits.connections.to_string());
+    out.put("header", size(u64::from(limits.header_bytes)));
+    out.put("headers", limits.headers.to_string());
+    out.put_some("body", limits.body_bytes, size);
+    out.put_some("in_flight", limits.in_flight, |n| n.to_string());
+}
