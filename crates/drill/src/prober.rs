@@ -5,7 +5,8 @@
 //! latency counts from that due time, so a stall of the server costs each request that it should have
 //! delayed, not just the one that happened to be waiting.
 //!
-//! Connections are those of an ordinary client: a keep-alive pool, and every tenth request on a connection of
+//! Connections are those of an ordinary client: a keep-alive pool of eight or more, used in turn so that every
+//! balancer process has its share, and every tenth request on a connection of
 //! its own that is closed afterwards, so that both kinds meet the fault.
 
 use std::net::SocketAddr;

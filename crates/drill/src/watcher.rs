@@ -1,8 +1,9 @@
 //! Outside evidence of when the struck instance was down and when it was back, taken at its own endpoint on a
 //! thread of its own, so that the times in holdfast's incidents can be compared with it.
 //!
-//! One attempt at a time: every 5 ms a new connection and, where the readiness probe is HTTP, the same request. An
-//! attempt that waits is not abandoned: a stopped process has room for few waiting connections, and filling
+//! One attempt at a time: a new connection and, where the readiness probe is HTTP, the same request; every 5 ms
+//! just after the injection and while it is down, seldom while it is well, so that a slow server is not kept busy
+//! by being watched. An attempt that waits is not abandoned: a stopped process has room for few waiting connections, and filling
 //! it would disturb what is measured.
 
 use std::io::{ErrorKind, Read, Write};
@@ -19,6 +20,9 @@ use serde::Serialize;
 use crate::system::ReadyBy;
 
 const EVERY: Duration = Duration::from_millis(5);
+const EVERY_WELL: Duration = Duration::from_millis(50);
+/// From the start on, attempts are frequent for this long: a blow shows at once or, as a hang, lasts.
+const CLOSE_LOOK: Duration = Duration::from_millis(500);
 /// Without an answer for this long the instance counts as down since the attempt began.
 const SLOW: Duration = Duration::from_millis(250);
 const CONNECT_LIMIT: Duration = SLOW;
@@ -58,6 +62,7 @@ impl Watcher {
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("watcher".into()).spawn(move || {
+            let close_look = clock::now() + CLOSE_LOOK;
             while !for_thread.stopped() {
                 let begun = clock::now();
                 let answered = attempt(addr, &by, begun, &for_thread);
@@ -65,14 +70,16 @@ impl Watcher {
                     seen.attempts += 1;
                     if answered { seen.good(clock::now()) } else { seen.bad(begun) }
                 });
-                std::thread::sleep(clock::now().until(begun + EVERY));
+                let is_down = for_thread.seen().is_down;
+                let every = if is_down || begun < close_look { EVERY } else { EVERY_WELL };
+                std::thread::sleep(clock::now().until(begun + every));
             }
         })?;
         Ok(Watcher { shared, thread: Some(thread) })
     }
 
     pub(crate) fn seen(&self) -> Seen {
-        *self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.seen()
     }
 
     pub(crate) fn finish(mut self) -> Seen {
@@ -115,6 +122,10 @@ impl Shared {
         self.stop.load(Ordering::Relaxed)
     }
 
+    fn seen(&self) -> Seen {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn note(&self, change: impl FnOnce(&mut Seen)) {
         change(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -147,7 +158,7 @@ fn attempt(addr: SocketAddr, by: &ReadyBy, begun: Timestamp, shared: &Shared) ->
         }
     }
     // Ended while waiting: neither good nor bad is known, so what was seen before stands.
-    !shared.seen.lock().unwrap_or_else(PoisonError::into_inner).is_down
+    !shared.seen().is_down
 }
 
 /// The code in `HTTP/1.1 200 OK`, once it has arrived.

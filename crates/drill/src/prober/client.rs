@@ -1,7 +1,8 @@
 //! The prober's connections: HTTP/1.1 GETs over a small keep-alive pool.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,8 +18,10 @@ use holdfast_policy::Timestamp;
 
 use super::{End, Plan, Record};
 
-/// Idle connections kept for later requests.
-const IDLE_MAX: usize = 64;
+/// Kept-alive connections that take turns: enough for the kernel to spread them over every balancer process.
+const POOL: usize = 8;
+/// More of them when requests are slow, up to this many kept.
+const POOL_MAX: usize = 64;
 
 type Sender = SendRequest<Empty<Bytes>>;
 
@@ -28,7 +31,19 @@ pub(crate) struct Client {
     path: String,
     limit: Duration,
     body_hash: Option<u64>,
-    idle: Mutex<Vec<Sender>>,
+    pool: Mutex<Pool>,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: VecDeque<Pooled>,
+    /// Each pooled connection, idle or under way, holds a clone: their number is the count.
+    open: Arc<()>,
+}
+
+struct Pooled {
+    sender: Sender,
+    open: Arc<()>,
 }
 
 /// 64-bit FNV-1a: tells a spoiled body from the right one, not a forged one.
@@ -50,7 +65,7 @@ impl Client {
             path: plan.path.clone(),
             limit: plan.limit,
             body_hash: plan.body_hash,
-            idle: Mutex::new(Vec::new()),
+            pool: Mutex::default(),
         })
     }
 
@@ -62,30 +77,47 @@ impl Client {
     }
 
     async fn exchange(&self, fresh: bool, sent: &mut Option<Timestamp>) -> End {
-        if !fresh {
-            while let Some(sender) = self.take_idle() {
-                *sent = Some(clock::now());
-                // A pooled connection found closed before a byte was written is not the service's failure.
-                if let Some(end) = self.send(sender, false).await {
-                    return end;
-                }
+        if fresh {
+            let Ok(sender) = self.connect().await else { return End::NotConnected };
+            *sent = Some(clock::now());
+            return self.send(sender, true).await.map_or(End::Lost, |(end, _)| end);
+        }
+        while let Some(Pooled { sender, open }) = self.take_idle() {
+            *sent = Some(clock::now());
+            // A pooled connection found closed before a byte was written is not the service's failure.
+            if let Some((end, sender)) = self.send(sender, false).await {
+                self.give_back(sender, open);
+                return end;
             }
         }
+        let open = Arc::clone(&self.pool().open);
         let Ok(sender) = self.connect().await else { return End::NotConnected };
         *sent = Some(clock::now());
-        self.send(sender, fresh).await.unwrap_or(End::Lost)
+        let Some((end, sender)) = self.send(sender, false).await else { return End::Lost };
+        self.give_back(sender, open);
+        end
     }
 
-    fn take_idle(&self) -> Option<Sender> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|sender| !sender.is_closed());
-        idle.pop()
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_back(&self, sender: Sender) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_MAX && !sender.is_closed() {
-            idle.push(sender);
+    /// The one that has been idle longest; `None` while there are too few or all are under way.
+    fn take_idle(&self) -> Option<Pooled> {
+        let mut pool = self.pool();
+        pool.idle.retain(|pooled| !pooled.sender.is_closed());
+        if Arc::strong_count(&pool.open) <= POOL {
+            return None;
+        }
+        pool.idle.pop_front()
+    }
+
+    fn give_back(&self, sender: Option<Sender>, open: Arc<()>) {
+        let mut pool = self.pool();
+        if let Some(sender) = sender
+            && pool.idle.len() < POOL_MAX
+        {
+            pool.idle.push_back(Pooled { sender, open });
         }
     }
 
@@ -99,8 +131,8 @@ impl Client {
         Ok(sender)
     }
 
-    /// `None` when the request never left.
-    async fn send(&self, mut sender: Sender, close: bool) -> Option<End> {
+    /// How it ended, and the connection if it may be used again; `None` when the request never left.
+    async fn send(&self, mut sender: Sender, close: bool) -> Option<(End, Option<Sender>)> {
         if sender.ready().await.is_err() {
             return None;
         }
@@ -108,18 +140,15 @@ impl Client {
         if close {
             request = request.header(header::CONNECTION, "close");
         }
-        let Ok(request) = request.body(Empty::new()) else { return Some(End::NotSent) };
+        let Ok(request) = request.body(Empty::new()) else { return Some((End::NotSent, None)) };
         let response = match sender.try_send_request(request).await {
             Ok(response) => response,
-            Err(mut e) => return e.take_message().is_none().then_some(End::Lost),
+            Err(mut e) => return e.take_message().is_none().then_some((End::Lost, None)),
         };
         let status = response.status().as_u16();
-        let Ok(hash) = read_body(response.into_body()).await else { return Some(End::Lost) };
-        if !close {
-            self.give_back(sender);
-        }
+        let Ok(hash) = read_body(response.into_body()).await else { return Some((End::Lost, None)) };
         let wrong = status < 400 && self.body_hash.is_some_and(|expected| expected != hash);
-        Some(if wrong { End::WrongBody } else { End::Status(status) })
+        Some((if wrong { End::WrongBody } else { End::Status(status) }, Some(sender)))
     }
 }
 

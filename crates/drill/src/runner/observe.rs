@@ -145,7 +145,9 @@ impl<'a> Observation<'a> {
         let guarded = self.guard.as_mut().is_none_or(Guard::is_watching);
         let (share, lost_max) = match blast(self.scene.spec.drill.fault) {
             Blast::Instance => (FAILED_SHARE_MAX, 1),
-            Blast::Plane | Blast::Control => (FAILED_SHARE_MAX, 0),
+            Blast::Plane => (FAILED_SHARE_MAX, 0),
+            // A new agent counts instances as ready once it has adopted them; the clients are the better witness.
+            Blast::Control => (FAILED_SHARE_MAX, u32::MAX),
             // The whole service and what needs it may go: that is the point.
             Blast::Service => (1.0, u32::MAX),
         };
