@@ -171,3 +171,6 @@ fn errors_let_through(config: &Config, balancer: &Balancer) -> u64 {
     }
     rounds * u64::from(balancer.eject.gateway_errors) * u64::from(config.node.balancer_processes)
 }
+
+#[cfg(test)]
+mod tests;

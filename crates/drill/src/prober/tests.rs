@@ -41,6 +41,11 @@ fn plan(target: SocketAddr, rate: u32) -> Plan {
     Plan { target, host: "test".into(), path: "/".into(), rate, limit: Duration::from_secs(3), body_hash: None }
 }
 
+/// The server's own slowness.
+fn hold_for(time: Duration) {
+    std::thread::sleep(time);
+}
+
 fn wait_for_requests(prober: &Prober, n: u64) {
     let start = Instant::now();
     while prober.counts().finished < n {
@@ -68,16 +73,14 @@ fn a_stall_costs_every_request_that_it_delays() {
     static STALL: AtomicBool = AtomicBool::new(false);
     let addr = serve(HELLO, || {
         while STALL.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(1));
+            hold_for(Duration::from_millis(1));
         }
     });
     let prober = Prober::start(plan(addr, 100)).unwrap();
     wait_for_requests(&prober, 20);
     STALL.store(true, Ordering::Relaxed);
     let stalled = clock::now();
-    while clock::now().since(stalled) < Duration::from_secs(1) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    hold_for(Duration::from_secs(1));
     STALL.store(false, Ordering::Relaxed);
     let over = clock::now();
     wait_for_requests(&prober, 160);
@@ -116,7 +119,7 @@ fn nobody_listening_is_a_failure_each_time() {
 
 #[test]
 fn an_answer_past_the_limit_is_a_failure_and_no_wait_is_longer() {
-    let addr = serve(HELLO, || std::thread::sleep(Duration::from_secs(2)));
+    let addr = serve(HELLO, || hold_for(Duration::from_secs(2)));
     let limit = Duration::from_millis(200);
     let prober = Prober::start(Plan { limit, ..plan(addr, 50) }).unwrap();
     wait_for_requests(&prober, 5);

@@ -51,7 +51,9 @@ async fn one_drill_at_a_time() {
     let first_spec = spec(Fault::Kill, |_| ());
     let running = tokio::spawn(async move { first.run(&first_spec).await });
     let lock = place.dir.path().join("lock");
-    place.village.wait("the first holds the lock", |_| std::fs::File::open(&lock).is_ok_and(|f| f.try_lock().is_err()));
+    place
+        .village
+        .wait_until("the first holds the lock", |_| std::fs::File::open(&lock).is_ok_and(|f| f.try_lock().is_err()));
     let second = place.runner(quiet).run(&spec(Fault::Hang, |_| ())).await;
     assert!(matches!(second, Err(DrillError::AnotherRunning { .. })), "{second:?}");
     assert!(running.await.unwrap().unwrap().passed);

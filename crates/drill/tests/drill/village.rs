@@ -91,6 +91,11 @@ fn ask(addr: SocketAddr, path: &str, limit: Duration) -> Option<Vec<u8>> {
     (!answer.is_empty()).then_some(answer)
 }
 
+/// How often it looks, and how slow it is made to be.
+fn hold_for(time: Duration) {
+    std::thread::sleep(time);
+}
+
 fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -126,11 +131,11 @@ impl Village {
                 std::thread::spawn(move || village.serve(stream));
             }
         });
-        village.wait("all houses ready", |v| v.houses.iter().all(|h| h.state.lock().unwrap().ready));
+        village.wait_until("all houses ready", |v| v.houses.iter().all(|h| h.state.lock().unwrap().ready));
         village
     }
 
-    pub(crate) fn wait(&self, what: &str, condition: impl Fn(&Village) -> bool) {
+    pub(crate) fn wait_until(&self, what: &str, condition: impl Fn(&Village) -> bool) {
         let last = clock::now() + Duration::from_secs(20);
         while !condition(self) {
             assert!(clock::now() < last, "never: {what}");
@@ -174,7 +179,7 @@ impl Village {
                 *agent = Command::new("sleep").arg("600").spawn().unwrap();
             }
             drop(agent);
-            std::thread::sleep(Duration::from_millis(5));
+            hold_for(Duration::from_millis(5));
         }
     }
 
@@ -225,7 +230,7 @@ impl Village {
             if let Some(PlaneFault { kind: PlaneFaultKind::Latency(time), instance, .. }) = fault
                 && instance.as_deref() == Some(house.id.to_string().as_str())
             {
-                std::thread::sleep(time);
+                hold_for(time);
             }
             if let Some(answer) = ask(house.addr, "/", FIRST_BYTE) {
                 return Some(answer);
