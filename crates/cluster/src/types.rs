@@ -259,6 +259,11 @@ impl Watch {
         Watch { events, over: false }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.events.is_closed()
+    }
+
     /// Safe to cancel. After the last event it answers `Lost` for ever.
     pub async fn next(&mut self) -> Event {
         if self.over {

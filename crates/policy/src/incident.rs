@@ -16,19 +16,7 @@ pub const COMMON_CAUSE_WINDOW: Duration = Duration::from_secs(10);
 pub const OPEN_MAX: usize = 1000;
 
 /// Identity of the event that opened it: the same on every node.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    pub node: Arc<str>,
-    pub source: Arc<str>,
-    pub incarnation: (u64, u32),
-    pub seq: u64,
-}
-
-impl std::fmt::Display for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}.{}/{}", self.node, self.source, self.incarnation.0, self.incarnation.1, self.seq)
-    }
-}
+pub type Key = Arc<str>;
 
 /// What an event is to an incident of its subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,21 +37,37 @@ pub enum Stage {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
-    pub at: Timestamp,
-    pub wall_ms: i64,
+    pub moment: Moment,
     pub key: Key,
+    /// `instance/web-2`, `balancer/public`, `agent`.
     pub subject: Arc<str>,
-    /// The service that the subject belongs to, and how many instances it should have.
+    /// The service that the subject is an instance of, and how many instances that should have.
     pub service: Option<(Arc<str>, u32)>,
     pub stage: Stage,
     pub reason: String,
 }
 
-/// A moment on both clocks: durations come from boot time, calendars from wall time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// On both clocks: durations come from boot time, or from wall time across a reboot.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moment {
     pub at: Timestamp,
-    pub wall_ms: i64,
+    pub wall_ms: u64,
+    /// Boot id that `at` counts in.
+    pub boot: Arc<str>,
+}
+
+impl Moment {
+    pub fn until(&self, later: &Moment) -> Duration {
+        match self.boot == later.boot {
+            true => later.at.since(self.at),
+            false => Duration::from_millis(later.wall_ms.saturating_sub(self.wall_ms)),
+        }
+    }
+
+    /// Rings are copied one after the other, so an event may arrive after later ones.
+    fn is_before(&self, other: &Moment) -> bool {
+        self.boot == other.boot && self.at < other.at
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +87,8 @@ pub struct Incident {
     /// Subjects that failed with it; more than one only for a common cause.
     pub subjects: Vec<Arc<str>>,
     pub common_cause: bool,
+    /// Of `subjects`, those that are not ready again yet.
+    pub waiting: Vec<Arc<str>>,
     pub outcome: Outcome,
 }
 
@@ -116,7 +122,7 @@ impl Incident {
             id: seen.key.clone(),
             subject: seen.subject.clone(),
             cause: seen.reason.clone(),
-            detected: Moment { at: seen.at, wall_ms: seen.wall_ms },
+            detected: seen.moment.clone(),
             decided: None,
             acted: None,
             ready: None,
@@ -125,6 +131,7 @@ impl Incident {
             failed_requests: 0,
             subjects: vec![seen.subject.clone()],
             common_cause: false,
+            waiting: vec![seen.subject.clone()],
             outcome: Outcome::Open,
         }
     }
@@ -139,41 +146,59 @@ impl Incident {
 /// The open incidents. Feed it every event in order; store what it returns.
 #[derive(Clone, Debug, Default)]
 pub struct Incidents {
+    /// By subject; an incident of a common cause has the service as its subject.
     open: BTreeMap<Arc<str>, Incident>,
-    /// Subjects of an open common-cause incident that are not ready again yet.
-    missing: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+}
+
+pub fn service_subject(service: &str) -> String {
+    format!("service/{service}")
+}
+
+fn is_instance_of(subject: &str, service: &str) -> bool {
+    let instance = subject.strip_prefix("instance/").and_then(|rest| rest.rsplit_once('-'));
+    instance.is_some_and(|(name, n)| name == service && n.parse::<u32>().is_ok())
 }
 
 impl Incidents {
     /// From what was stored as open before a restart.
     pub fn restore(open: impl IntoIterator<Item = Incident>) -> Self {
-        let mut incidents = Incidents::default();
-        for incident in open {
-            if incident.common_cause {
-                incidents.missing.insert(incident.subject.clone(), incident.subjects.clone());
-            }
-            incidents.open.insert(incident.subject.clone(), incident);
-        }
-        incidents
+        Incidents { open: open.into_iter().map(|i| (i.subject.clone(), i)).collect() }
     }
 
     pub fn open(&self) -> impl Iterator<Item = &Incident> {
         self.open.values()
     }
 
+    /// The open incident that `subject` is part of.
+    pub fn of(&self, subject: &str) -> Option<&Incident> {
+        self.open.get(subject).or_else(|| self.open.values().find(|i| i.waiting.iter().any(|s| &**s == subject)))
+    }
+
     /// Returns every incident that changed, in its new state.
     pub fn handle(&mut self, seen: &Sighting) -> Vec<Incident> {
-        match self.group_of(seen) {
-            Some(group) => self.handle_in_group(group, seen),
-            None => self.handle_alone(seen),
+        let subject = self.of(&seen.subject).map(|i| i.subject.clone());
+        match (seen.stage, subject) {
+            (Stage::Neutral, _) => Vec::new(),
+            (Stage::Detected, None) => {
+                let mut changed = self.start(seen);
+                changed.extend(self.join_common_cause(seen));
+                changed
+            }
+            (Stage::Detected, Some(subject)) => {
+                let mut changed = self.fold(&subject, seen);
+                changed.extend(self.join_common_cause(seen));
+                changed
+            }
+            (Stage::Decided | Stage::Acted, Some(subject)) => self.step(&subject, seen),
+            (Stage::Ready | Stage::Gone, Some(subject)) => self.close(&subject, seen),
+            (_, None) => Vec::new(),
         }
     }
 
     /// Requests that failed meanwhile, attributed to the open incidents of `service` and its instances.
     pub fn failed_requests(&mut self, service: &str, failed: u64) -> Vec<Incident> {
-        let mine = |subject: &str| {
-            subject == service || subject.rsplit_once('-').is_some_and(|(name, n)| name == service && n.parse::<u32>().is_ok())
-        };
+        let whole = service_subject(service);
+        let mine = |subject: &str| subject == whole || is_instance_of(subject, service);
         let mut changed = Vec::new();
         for (_, incident) in self.open.iter_mut().filter(|(subject, _)| failed > 0 && mine(subject)) {
             incident.failed_requests += failed;
@@ -182,62 +207,11 @@ impl Incidents {
         changed
     }
 
-    fn group_of(&self, seen: &Sighting) -> Option<Arc<str>> {
-        let (service, _) = seen.service.as_ref()?;
-        self.missing.get(service)?.contains(&seen.subject).then(|| service.clone())
-    }
-
-    fn handle_alone(&mut self, seen: &Sighting) -> Vec<Incident> {
-        let mut changed = Vec::new();
-        match seen.stage {
-            Stage::Neutral => {}
-            Stage::Detected => {
-                match self.open.get_mut(&seen.subject) {
-                    Some(incident) => {
-                        incident.faults += 1;
-                        changed.push(incident.clone());
-                    }
-                    None => changed.extend(self.start(seen)),
-                }
-                changed.extend(self.join_common_cause(seen));
-            }
-            Stage::Decided | Stage::Acted => {
-                if let Some(incident) = self.open.get_mut(&seen.subject) {
-                    step(incident, seen);
-                    changed.push(incident.clone());
-                }
-            }
-            Stage::Ready | Stage::Gone => changed.extend(self.close(&seen.subject.clone(), seen)),
-        }
-        changed
-    }
-
-    fn handle_in_group(&mut self, group: Arc<str>, seen: &Sighting) -> Vec<Incident> {
-        if matches!(seen.stage, Stage::Ready | Stage::Gone) {
-            if let Some(missing) = self.missing.get_mut(&group) {
-                missing.retain(|s| *s != seen.subject);
-                if missing.is_empty() {
-                    self.missing.remove(&group);
-                    return self.close(&group, seen).into_iter().collect();
-                }
-            }
-            return Vec::new();
-        }
-        let Some(incident) = self.open.get_mut(&group) else { return Vec::new() };
-        match seen.stage {
-            Stage::Detected => incident.faults += 1,
-            Stage::Decided | Stage::Acted => step(incident, seen),
-            _ => return Vec::new(),
-        }
-        vec![incident.clone()]
-    }
-
     fn start(&mut self, seen: &Sighting) -> Vec<Incident> {
         let mut changed = Vec::new();
         if self.open.len() >= OPEN_MAX {
-            let oldest = self.open.values().min_by_key(|i| i.detected.at).map(|i| i.subject.clone());
+            let oldest = self.open.values().min_by_key(|i| i.detected.wall_ms).map(|i| i.subject.clone());
             if let Some(mut given_up) = oldest.and_then(|subject| self.open.remove(&subject)) {
-                self.missing.remove(&given_up.subject);
                 given_up.outcome = Outcome::Ended;
                 given_up.note_action("given up: too many open incidents");
                 changed.push(given_up);
@@ -249,29 +223,72 @@ impl Incidents {
         changed
     }
 
+    fn fold(&mut self, subject: &Arc<str>, seen: &Sighting) -> Vec<Incident> {
+        let Some(incident) = self.open.get_mut(subject) else { return Vec::new() };
+        incident.faults += 1;
+        if seen.moment.is_before(&incident.detected) {
+            incident.detected = seen.moment.clone();
+        }
+        vec![incident.clone()]
+    }
+
+    fn step(&mut self, subject: &Arc<str>, seen: &Sighting) -> Vec<Incident> {
+        let Some(incident) = self.open.get_mut(subject) else { return Vec::new() };
+        if seen.moment.is_before(&incident.detected) {
+            return Vec::new();
+        }
+        let slot = match seen.stage {
+            Stage::Decided => &mut incident.decided,
+            _ => &mut incident.acted,
+        };
+        slot.get_or_insert_with(|| seen.moment.clone());
+        incident.note_action(&seen.reason);
+        vec![incident.clone()]
+    }
+
+    fn close(&mut self, subject: &Arc<str>, seen: &Sighting) -> Vec<Incident> {
+        let Some(incident) = self.open.get_mut(subject) else { return Vec::new() };
+        if seen.moment.is_before(&incident.detected) {
+            return Vec::new();
+        }
+        incident.waiting.retain(|s| *s != seen.subject);
+        if !incident.waiting.is_empty() && *subject != seen.subject {
+            return vec![incident.clone()];
+        }
+        let Some(mut incident) = self.open.remove(subject) else { return Vec::new() };
+        incident.waiting.clear();
+        incident.outcome = match seen.stage {
+            Stage::Ready => Outcome::Recovered,
+            _ => Outcome::Ended,
+        };
+        incident.ready = (seen.stage == Stage::Ready).then(|| seen.moment.clone());
+        vec![incident]
+    }
+
     /// All instances of the service down at about the same time: their incidents become one.
     fn join_common_cause(&mut self, seen: &Sighting) -> Vec<Incident> {
         let Some((service, instances)) = &seen.service else { return Vec::new() };
-        if *instances < 2 || self.open.contains_key(service) {
+        let subject: Arc<str> = service_subject(service).into();
+        if *instances < 2 || self.open.contains_key(&subject) {
             return Vec::new();
         }
-        let prefix = format!("{service}-");
         let down: Vec<Incident> = self
             .open
             .values()
-            .filter(|i| i.subject.strip_prefix(&prefix).is_some_and(|n| n.parse::<u32>().is_ok()))
-            .filter(|i| seen.at.since(i.detected.at) <= COMMON_CAUSE_WINDOW)
+            .filter(|i| is_instance_of(&i.subject, service))
+            .filter(|i| i.detected.until(&seen.moment) <= COMMON_CAUSE_WINDOW)
             .cloned()
             .collect();
+        let Some(first) = down.iter().min_by_key(|i| (i.detected.at, i.id.clone())) else { return Vec::new() };
         if down.len() < *instances as usize {
             return Vec::new();
         }
-        let Some(first) = down.iter().min_by_key(|i| (i.detected.at, i.id.clone())) else { return Vec::new() };
         let mut joint = first.clone();
-        joint.subject = service.clone();
+        joint.subject = subject.clone();
         joint.common_cause = true;
         joint.cause = format!("all {instances} instances failed together: {}", first.cause);
         joint.subjects = down.iter().map(|i| i.subject.clone()).collect();
+        joint.waiting = joint.subjects.clone();
         joint.faults = down.iter().map(|i| i.faults).sum();
         joint.failed_requests = down.iter().map(|i| i.failed_requests).max().unwrap_or(0);
         let mut changed: Vec<Incident> = Vec::new();
@@ -282,33 +299,10 @@ impl Incidents {
                 changed.push(merged);
             }
         }
-        self.missing.insert(service.clone(), joint.subjects.clone());
-        self.open.insert(service.clone(), joint.clone());
+        self.open.insert(subject, joint.clone());
         changed.push(joint);
         changed
     }
-
-    fn close(&mut self, subject: &Arc<str>, seen: &Sighting) -> Option<Incident> {
-        let mut incident = self.open.remove(subject)?;
-        match seen.stage {
-            Stage::Ready => {
-                incident.ready = Some(Moment { at: seen.at, wall_ms: seen.wall_ms });
-                incident.outcome = Outcome::Recovered;
-            }
-            _ => incident.outcome = Outcome::Ended,
-        }
-        Some(incident)
-    }
-}
-
-fn step(incident: &mut Incident, seen: &Sighting) {
-    let moment = Moment { at: seen.at, wall_ms: seen.wall_ms };
-    let slot = match seen.stage {
-        Stage::Decided => &mut incident.decided,
-        _ => &mut incident.acted,
-    };
-    slot.get_or_insert(moment);
-    incident.note_action(&seen.reason);
 }
 
 #[cfg(test)]
@@ -329,10 +323,9 @@ mod tests {
             self.seq += 1;
             let service = subject.rsplit_once('-').map(|(name, _)| (Arc::from(name), 2));
             self.machine.handle(&Sighting {
-                at: Timestamp::from_millis(ms),
-                wall_ms: ms as i64,
-                key: Key { node: "n1".into(), source: "shim".into(), incarnation: (1, 1), seq: self.seq },
-                subject: subject.into(),
+                moment: Moment { at: Timestamp::from_millis(ms), wall_ms: ms, boot: "b".into() },
+                key: format!("n1:shim/{subject}:1.1:{}", self.seq).into(),
+                subject: format!("instance/{subject}").into(),
                 service,
                 stage,
                 reason: reason.into(),
@@ -382,10 +375,10 @@ mod tests {
         feed.see(1000, "web-1", Stage::Detected, "probe timed out");
         let changed = feed.see(1400, "web-2", Stage::Detected, "probe timed out");
         let joint = changed.last().unwrap();
-        assert!(joint.common_cause && &*joint.subject == "web" && joint.faults == 2, "{joint:?}");
+        assert!(joint.common_cause && &*joint.subject == "service/web" && joint.faults == 2, "{joint:?}");
         assert_eq!(changed.iter().filter(|i| i.outcome == Outcome::Merged).count(), 1);
         assert_eq!(feed.machine.open().count(), 1);
-        assert!(feed.see(2000, "web-2", Stage::Ready, "").is_empty(), "web-1 is still missing");
+        assert_eq!(feed.see(2000, "web-2", Stage::Ready, "")[0].outcome, Outcome::Open, "web-1 is still missing");
         assert_eq!(feed.machine.failed_requests("web", 7).len(), 1);
         let closed = feed.see(2500, "web-1", Stage::Ready, "").remove(0);
         assert_eq!((closed.outcome, closed.failed_requests), (Outcome::Recovered, 7));
@@ -406,10 +399,27 @@ mod tests {
         let mut feed = Feed::new();
         feed.see(1000, "web-1", Stage::Detected, "x");
         feed.see(1100, "web-2", Stage::Detected, "x");
+        feed.see(1500, "web-1", Stage::Ready, "");
         let stored: Vec<Incident> = feed.machine.open().cloned().collect();
         feed.machine = Incidents::restore(stored);
-        feed.see(1500, "web-1", Stage::Ready, "");
         assert_eq!(feed.see(1600, "web-2", Stage::Gone, "scaled down")[0].outcome, Outcome::Ended);
+    }
+
+    #[test]
+    fn events_that_arrive_late_count_by_their_own_time() {
+        let mut feed = Feed::new();
+        feed.see(1020, "web-1", Stage::Detected, "connect refused");
+        feed.see(1000, "web-1", Stage::Detected, "killed by signal 9");
+        assert!(feed.see(990, "web-1", Stage::Ready, "an old one").is_empty());
+        let closed = feed.see(1200, "web-1", Stage::Ready, "").remove(0);
+        assert_eq!(closed.detected.until(closed.ready.as_ref().unwrap()).as_millis(), 200);
+    }
+
+    #[test]
+    fn across_a_reboot_wall_time_measures() {
+        let before = Moment { at: Timestamp::from_millis(900_000), wall_ms: 5_000, boot: "a".into() };
+        let after = Moment { at: Timestamp::from_millis(20_000), wall_ms: 65_000, boot: "b".into() };
+        assert_eq!(before.until(&after).as_secs(), 60);
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn hand_clock() -> (Arc<AtomicU64>, crate::Clock) {
     (ms, Arc::new(move || Timestamp::from_millis(hand.load(Ordering::SeqCst))))
 }
 
-async fn until_gone(store: &Embedded, key: &str) {
+async fn wait_gone(store: &Embedded, key: &str) {
     let wait = async {
         while store.get(key.into()).await.unwrap().is_some() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -63,7 +63,7 @@ async fn leases_run_by_the_given_clock_and_start_anew_at_restart() {
     assert!(store.get("/l".into()).await.unwrap().is_some());
     ms.fetch_add(1, Ordering::SeqCst);
     assert!(matches!(store.keep_alive(lease).await, Err(Error::LeaseNotFound(_))), "exactly at its deadline");
-    until_gone(&store, "/l").await;
+    wait_gone(&store, "/l").await;
 }
 
 #[tokio::test]
@@ -119,6 +119,15 @@ async fn history_is_bounded_by_bytes() {
     assert!(matches!(watch.next().await, Event::Changes { .. }), "the newest revision is always kept");
 }
 
+async fn wait_given_up(watch: &crate::Watch) {
+    let wait = async {
+        while !watch.is_given_up() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the watcher is given up");
+}
+
 #[tokio::test]
 async fn a_watcher_that_takes_nothing_is_lost() {
     let dir = tempfile::tempdir().unwrap();
@@ -128,7 +137,7 @@ async fn a_watcher_that_takes_nothing_is_lost() {
     for n in 0..10 {
         store.txn(put(n)).await.unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    wait_given_up(&watch).await;
     let mut seen = 0;
     while watch.next().await != Event::Lost {
         seen += 1;

@@ -1,0 +1,275 @@
+//! The thread behind the journal: numbers, folds, feeds the incident machine, stores each batch in one transaction.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use holdfast_host::{clock, event::Event};
+use holdfast_policy::incident::Incidents;
+use holdfast_store::Store;
+use tokio::sync::oneshot;
+
+use super::rows::{self, Change, EventKey};
+use super::{Limits, Message, Shared};
+use crate::incident::{self, Record};
+
+/// Messages stored in one transaction.
+const BATCH_MAX: usize = 512;
+
+/// The same change of the same subject is written out this often within the window, then counted on the last row.
+const FOLD_AFTER: usize = 3;
+const FOLD_WINDOW: Duration = Duration::from_secs(300);
+const FOLD_KEYS_MAX: usize = 2000;
+
+/// How often the limits are enforced.
+const TRIM_EVERY: Duration = Duration::from_secs(300);
+/// After this many changes they are enforced sooner.
+const TRIM_CHANGES: usize = 5000;
+
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    node: String,
+    limits: Limits,
+    incidents: Incidents,
+    /// Open incidents whose last state could not be stored yet.
+    unsaved: BTreeMap<String, Record>,
+    services: BTreeMap<String, u32>,
+    /// Life and last sequence of each (node, source).
+    sources: BTreeMap<(String, String), (String, u64)>,
+    folds: BTreeMap<FoldKey, VecDeque<(EventKey, u64)>>,
+    trimmed: Instant,
+    changes: usize,
+    /// Events not kept since the last row about it, whatever the cause.
+    missing: u64,
+    /// Incarnation of events that the journal writes itself.
+    life: String,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct FoldKey {
+    source: String,
+    subject: String,
+    from: String,
+    to: String,
+    reason: String,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>, node: String, limits: Limits) -> Self {
+        Keeper {
+            shared,
+            node,
+            limits,
+            incidents: Incidents::default(),
+            unsaved: BTreeMap::new(),
+            services: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            folds: BTreeMap::new(),
+            trimmed: Instant::now(),
+            changes: 0,
+            missing: 0,
+            life: format!("{}.0", clock::wall_ms()),
+        }
+    }
+
+    pub(super) fn run(mut self, inbox: &Receiver<Message>) {
+        let Ok(store) = self.shared.store.clone() else { return discard(inbox) };
+        match store.read_blocking(|db| Ok(incident::open_ones(db)?)) {
+            Ok(open) => self.incidents = Incidents::restore(open),
+            Err(error) => tracing::warn!(%error, "open incidents of before are not known"),
+        }
+        self.count_open();
+        loop {
+            let first = match inbox.recv_timeout(TRIM_EVERY) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let batch: Vec<Message> = first.into_iter().chain(inbox.try_iter().take(BATCH_MAX - 1)).collect();
+            let open = self.take(&store, batch);
+            self.trim(&store);
+            if !open {
+                return;
+            }
+        }
+    }
+
+    /// False after `Close`.
+    fn take(&mut self, store: &Store, batch: Vec<Message>) -> bool {
+        let mut open = true;
+        let mut changes: Vec<Change> = Vec::new();
+        let mut answers: Vec<oneshot::Sender<()>> = Vec::new();
+        let mut flushes = Vec::new();
+        let before = self.sources.clone();
+        let mut events = 0;
+        for message in batch {
+            match message {
+                Message::Event(event) => {
+                    events += 1;
+                    self.event(store, *event, &mut changes);
+                }
+                Message::Batch(list, reply) => {
+                    for event in list {
+                        self.event(store, event, &mut changes);
+                    }
+                    answers.push(reply);
+                }
+                Message::Failed { service, requests } => {
+                    let changed = self.incidents.failed_requests(&service, requests);
+                    self.incidents_changed(changed, &mut changes);
+                }
+                Message::Minute { service, minute, tally } => changes.push(Change::Minute { service, minute, tally }),
+                Message::Services(services) => self.services = services,
+                Message::Flush(reply) => flushes.push(reply),
+                Message::Close => open = false,
+            }
+        }
+        self.note_missing(store, &mut changes);
+        changes.extend(std::mem::take(&mut self.unsaved).into_values().map(|r| Change::Incident(Box::new(r))));
+        match self.store(store, changes) {
+            Ok(()) => {
+                answers.into_iter().chain(flushes).for_each(|reply| {
+                    let _ = reply.send(());
+                });
+            }
+            Err(error) => {
+                // Rings are copied again from where they were; events without a ring are gone.
+                tracing::warn!(%error, events, "the journal could not store");
+                self.sources = before;
+                self.missing += events;
+                self.shared.lost.fetch_add(events, Ordering::Relaxed);
+            }
+        }
+        self.count_open();
+        open
+    }
+
+    fn store(&mut self, store: &Store, changes: Vec<Change>) -> holdfast_store::Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.changes += changes.len();
+        let changes = Arc::new(changes);
+        let shared = changes.clone();
+        let result = store.write_blocking(move |db| {
+            shared.iter().try_for_each(|change| rows::apply(db, change))?;
+            Ok(())
+        });
+        if result.is_err() {
+            for change in changes.iter() {
+                if let Change::Incident(record) = change {
+                    self.unsaved.insert(record.key.clone(), (**record).clone());
+                }
+            }
+        }
+        result
+    }
+
+    fn event(&mut self, store: &Store, mut event: Event, changes: &mut Vec<Change>) {
+        if event.node.is_empty() {
+            event.node.clone_from(&self.node);
+        }
+        if !self.accept(store, &mut event) {
+            return;
+        }
+        changes.push(Change::Acked {
+            node: event.node.clone(),
+            source: event.source.clone(),
+            incarnation: event.incarnation.clone(),
+            seq: event.seq,
+        });
+        let changed = incident::sighting(&event, &self.services).map(|seen| self.incidents.handle(&seen));
+        let incident = self.incidents.of(&event.subject).map(|i| i.id.to_string());
+        let incident = incident.or_else(|| changed.iter().flatten().next().map(|i| i.id.to_string()));
+        self.incidents_changed(changed.unwrap_or_default(), changes);
+        match self.fold(&event) {
+            Some(of) => changes.push(Change::Repeat { of, boot_ns: event.boot_ns, wall_ms: event.wall_ms }),
+            None => changes.push(Change::Insert { event, incident }),
+        }
+    }
+
+    /// Gives the event its number, or finds that it is stored already.
+    fn accept(&mut self, store: &Store, event: &mut Event) -> bool {
+        let key = (event.node.clone(), event.source.clone());
+        let known = self.sources.entry(key).or_insert_with(|| {
+            let (node, source) = (event.node.clone(), event.source.clone());
+            store.read_blocking(move |db| Ok(rows::acked(db, &node, &source)?)).ok().flatten().unwrap_or_default()
+        });
+        let same_life = known.0 == event.incarnation;
+        if event.seq == 0 {
+            event.seq = if same_life { known.1 + 1 } else { 1 };
+        } else if same_life && event.seq <= known.1 {
+            return false;
+        }
+        *known = (event.incarnation.clone(), event.seq);
+        true
+    }
+
+    /// The row that already tells this, when it has been told often enough.
+    fn fold(&mut self, event: &Event) -> Option<EventKey> {
+        if self.folds.len() > FOLD_KEYS_MAX {
+            self.folds.clear();
+        }
+        let key = FoldKey {
+            source: event.source.clone(),
+            subject: event.subject.clone(),
+            from: event.from.clone(),
+            to: event.to.clone(),
+            reason: event.reason.clone(),
+        };
+        let told = self.folds.entry(key).or_default();
+        let oldest = event.boot_ns.saturating_sub(FOLD_WINDOW.as_nanos() as u64);
+        told.retain(|(_, at)| *at >= oldest && *at <= event.boot_ns);
+        if told.len() >= FOLD_AFTER {
+            return told.back().map(|(key, _)| key.clone());
+        }
+        told.push_back((EventKey::of(event), event.boot_ns));
+        None
+    }
+
+    fn incidents_changed(&mut self, changed: Vec<holdfast_policy::incident::Incident>, changes: &mut Vec<Change>) {
+        for incident in changed {
+            let record = Record::from(&incident);
+            self.unsaved.remove(&record.key);
+            changes.push(Change::Incident(Box::new(record)));
+        }
+    }
+
+    fn note_missing(&mut self, store: &Store, changes: &mut Vec<Change>) {
+        let overflow = self.shared.overflow.swap(0, Ordering::Relaxed);
+        self.shared.lost.fetch_add(overflow, Ordering::Relaxed);
+        let missing = std::mem::take(&mut self.missing) + overflow;
+        if missing > 0 {
+            let event = Event::now(&self.node, "journal", &self.life, "journal")
+                .change("", "lost", format!("lost {missing}"))
+                .with("events", missing);
+            self.event(store, event, changes);
+        }
+    }
+
+    fn count_open(&self) {
+        self.shared.open_incidents.store(self.incidents.open().count() as u64, Ordering::Relaxed);
+    }
+
+    fn trim(&mut self, store: &Store) {
+        if self.changes < TRIM_CHANGES && self.trimmed.elapsed() < TRIM_EVERY {
+            return;
+        }
+        let oldest = clock::wall_ms().saturating_sub(u64::from(self.limits.days) * 86_400_000);
+        let bytes_max = self.limits.bytes;
+        let again = store.write_blocking(move |db| Ok(rows::trim(db, oldest, bytes_max)?));
+        self.trimmed = Instant::now();
+        self.changes = if matches!(again, Ok(true)) { TRIM_CHANGES } else { 0 };
+    }
+}
+
+/// Without a file everything is let go, and whoever waits is told by a closed channel.
+fn discard(inbox: &Receiver<Message>) {
+    while let Ok(message) = inbox.recv() {
+        if matches!(message, Message::Close) {
+            return;
+        }
+    }
+}
