@@ -39,6 +39,7 @@ codes! {
     LIVENESS_FIRST = "HF0146", "liveness acts before readiness";
     ALL_AT_ONCE = "HF0147", "all instances may be replaced at the same time";
     HOPELESS_DRILL = "HF0148", "a drill that cannot pass";
+    NOT_THERE = "HF0149", "a program or file is not there";
     ONE_NODE = "HF0150", "everything runs on one machine";
     SINGLE_DEPENDENCY = "HF0151", "a dependency has a single instance";
     ONE_BALANCER = "HF0152", "one balancer process is all there is";

@@ -144,11 +144,32 @@ impl<'t> Reader<'t> {
             );
             return None;
         }
-        if let Some(n) = argv.iter().position(|word| word.contains('\0')) {
-            let span = out.spans.value(&format!("{}[{n}]", self.at(name)));
+        if argv.iter().any(|word| word.contains('\0')) {
+            let span = out.spans.value(&self.at(name));
             out.fault(&self.at(name), span, Fault::value("a NUL character cannot be passed to a program"));
         }
+        self.plain_secrets(out, name, &argv);
         Some(argv)
+    }
+
+    /// Arguments are public: every user of the machine sees them in `/proc`.
+    fn plain_secrets(&self, out: &mut Findings, name: &str, argv: &[String]) {
+        let Some(items) = self.raw(name).and_then(|v| v.get_ref().as_array()) else { return };
+        for (n, masked) in crate::secret::mask_words(argv).iter().enumerate() {
+            if let Some(item) = items.get(n).filter(|_| *masked != argv[n]) {
+                let span = item.span();
+                out.secrets.push(span.start + 1..span.end.saturating_sub(1).max(span.start + 1));
+                out.push(
+                    Diagnostic::new(
+                        Severity::Warning,
+                        code::PLAIN_SECRET,
+                        format!("`{}` passes a secret", self.at(name)),
+                    )
+                    .at(span, "every user of the machine can see it")
+                    .hint("pass it by `env` as { file = \"…\" }, or name a file that the program reads itself"),
+                );
+            }
+        }
     }
 
     pub(crate) fn integers(&self, out: &mut Findings, name: &str) -> Vec<i64> {

@@ -1,46 +1,55 @@
 //! Services that wait for each other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::code;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::model::Config;
 use crate::reader::Findings;
 
+/// Tells of every service that is in a circle, and of each only once: by a shortest circle through it.
 pub(super) fn check(out: &mut Findings, config: &Config) {
-    let mut done = BTreeSet::new();
-    let mut told: BTreeSet<BTreeSet<&str>> = BTreeSet::new();
-    for start in config.services.keys() {
-        let mut path = Vec::new();
-        if let Some(circle) = find(config, start, &mut path, &mut done)
-            && told.insert(circle.iter().copied().collect())
-        {
+    let mut told = BTreeSet::new();
+    for (name, service) in &config.services {
+        if service.after.contains_key(name) {
+            tell(out, &[name]);
+        }
+        if told.contains(name.as_str()) {
+            continue;
+        }
+        if let Some(circle) = shortest(config, name) {
+            told.extend(circle.iter().copied());
             tell(out, &circle);
         }
     }
 }
 
-/// Depth first. What is `done` leads into no circle that has not been told.
-fn find<'a>(
-    config: &'a Config,
-    name: &'a str,
-    path: &mut Vec<&'a str>,
-    done: &mut BTreeSet<&'a str>,
-) -> Option<Vec<&'a str>> {
-    if let Some(at) = path.iter().position(|p| *p == name) {
-        return Some(path[at..].to_vec());
+/// Breadth first from `start` back to itself, by way of at least one other service.
+fn shortest<'a>(config: &'a Config, start: &'a str) -> Option<Vec<&'a str>> {
+    let mut came_from: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut queue = VecDeque::from([start]);
+    while let Some(name) = queue.pop_front() {
+        for other in config.services.get(name).into_iter().flat_map(|s| s.after.keys()) {
+            if other == start && name != start {
+                return Some(way_back(&came_from, start, name));
+            }
+            if other != start && !came_from.contains_key(other.as_str()) {
+                came_from.insert(other, name);
+                queue.push_back(other);
+            }
+        }
     }
-    if done.contains(name) {
-        return None;
+    None
+}
+
+fn way_back<'a>(came_from: &BTreeMap<&str, &'a str>, start: &'a str, end: &'a str) -> Vec<&'a str> {
+    let mut circle = vec![end];
+    let mut at = end;
+    while let Some(before) = came_from.get(at).copied().filter(|_| at != start) {
+        circle.push(before);
+        at = before;
     }
-    path.push(name);
-    let after = config.services.get(name).map(|s| s.after.keys()).into_iter().flatten();
-    let mut circle = None;
-    for other in after {
-        circle = circle.or(find(config, other, path, done));
-    }
-    path.pop();
-    done.insert(name);
+    circle.reverse();
     circle
 }
 

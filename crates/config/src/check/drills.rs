@@ -106,6 +106,13 @@ fn service_target(out: &mut Findings, config: &Config, drill: &Drill, path: &str
 /// The prober needs a balancer to ask.
 fn prober(out: &mut Findings, config: &Config, drill: &Drill, service: &Service, path: &str) {
     let in_front = config.balancers.values().any(|b| b.service == service.name);
+    let made_there = matches!(drill.fault, Fault::Latency | Fault::Errors | Fault::Reset | Fault::NoAnswer);
+    if made_there && !in_front {
+        let message = format!("the fault \"{}\" is made by the balancer in front of its target", drill.fault.name());
+        let hint = "name a service behind a balancer; to stop a dependency use the fault \"dependency-stall\"";
+        misfit(out, &format!("{path}.target"), message, "not balanced", hint);
+        return;
+    }
     if drill.balancer.is_some() || in_front {
         return;
     }

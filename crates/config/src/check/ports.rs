@@ -131,27 +131,28 @@ fn privileged(out: &mut Findings, listener: &Listener, environment: &Environment
 
 fn assigned(out: &mut Findings, config: &Config, environment: &Environment, listeners: &[Listener]) {
     let range = &config.node.ports;
-    let span = out.spans.value("node.ports");
     let users = || config.services.values().filter(|s| s.port == Port::Assigned);
-    if let Some(ephemeral) = environment.ephemeral_ports.as_ref().filter(|e| overlap(e, range)) {
+    let given = out.spans.has("node.ports");
+    let span = out.spans.value("node.ports");
+    let place = |found: Diagnostic, label: String| if given { found.at(span.clone(), label) } else { found };
+    let shown = format!("`node.ports`, {}-{},", range.start(), range.end());
+    let overlapped = environment.ephemeral_ports.as_ref().filter(|e| overlap(e, range));
+    if let Some(ephemeral) = overlapped.filter(|_| given || users().next().is_some()) {
+        let found =
+            Diagnostic::new(Severity::Error, code::EPHEMERAL, format!("{shown} overlaps the kernel's ephemeral ports"));
+        let label = format!("the kernel hands out {} to {}", ephemeral.start(), ephemeral.end());
         out.push(
-            Diagnostic::new(Severity::Error, code::EPHEMERAL, "`node.ports` overlaps the kernel's ephemeral ports")
-                .at(span.clone(), format!("the kernel hands out {} to {}", ephemeral.start(), ephemeral.end()))
-                .hint(format!(
-                    "choose a range outside of it, such as \"{}\", or: sysctl net.ipv4.ip_local_port_range=\"32768 60999\"",
-                    outside(ephemeral)
-                )),
+            place(found, label)
+                .hint(format!("choose a range outside of it: [node] ports = \"{}\"", outside(ephemeral))),
         );
     }
     let wanted: u64 = users().map(|s| u64::from(s.replicas)).sum();
     let available = u64::from(range.end() - range.start()) + 1;
     if wanted > available {
-        let message = format!("{wanted} instances need a port, and `node.ports` has {available}");
-        out.push(
-            Diagnostic::new(Severity::Error, code::PORTS_SHORT, message)
-                .at(span, format!("{available} ports"))
-                .hint("make the range wider, for example ports = \"20000-29999\""),
-        );
+        let message = format!("{wanted} instances need a port, and {shown} has {available}");
+        let found = Diagnostic::new(Severity::Error, code::PORTS_SHORT, message);
+        let hint = "make the range wider, for example ports = \"20000-29999\"";
+        out.push(place(found, format!("{available} ports")).hint(hint));
     }
     for listener in listeners.iter().filter(|l| overlap(&l.ports, range) && users().next().is_some()) {
         let at = out.spans.value(&listener.path);

@@ -11,7 +11,7 @@ pub(crate) static BALANCER: Section = Section {
             Forms("\"ADDRESS:PORT\" or an array of them"),
             Required,
             Live,
-            r#"["127.0.0.1:8080", "[::1]:8080"]"#,
+            r#""127.0.0.1:8080""#,
             "Where clients connect.",
         ),
         key("service", Text, Required, Live, r#""web""#, "The service to send requests to."),
@@ -29,7 +29,7 @@ pub(crate) static BALANCER: Section = Section {
             Is("true"),
             Live,
             "false",
-            "Whether a request that failed is sent again to another instance. Only what is safe to repeat is repeated; see the table below.",
+            "Whether a request that failed is sent again to another instance. Only what is safe to repeat is repeated; see below.",
         ),
         key(
             "eject",
@@ -37,7 +37,7 @@ pub(crate) static BALANCER: Section = Section {
             Is("true"),
             Live,
             "true",
-            "Whether an instance that fails requests is taken out for a while; never the last usable one. See the table below.",
+            "Whether an instance that fails requests is taken out for a while; never the last usable one. See below.",
         ),
         key(
             "slow_start",
@@ -53,7 +53,7 @@ pub(crate) static BALANCER: Section = Section {
             Words("the defaults below"),
             Live,
             r#"{ first_byte = "30s" }"#,
-            "Time limits; see the table below.",
+            "Time limits; see below.",
         ),
         key(
             "limits",
@@ -61,7 +61,7 @@ pub(crate) static BALANCER: Section = Section {
             Words("the defaults below"),
             Live,
             r#"{ body = "10MiB" }"#,
-            "Size limits; see the table below.",
+            "Size limits; see below.",
         ),
         key("access_log", Bool, Is("true"), Live, "false", "One line for each request."),
         key(

@@ -110,7 +110,7 @@ pub(crate) static SERVICE: Section = Section {
             Words("\"always\"; \"on-failure\" for a job"),
             Replaces,
             r#""on-failure""#,
-            "When an instance that ended is started again; see the table below.",
+            "When an instance that ended is started again; see below.",
         ),
         key(
             "startup",
@@ -142,7 +142,7 @@ pub(crate) static SERVICE: Section = Section {
             Words("the defaults below"),
             Replaces,
             r#"{ signal = "TERM", grace = "10s" }"#,
-            "How an instance is stopped; see the table below.",
+            "How an instance is stopped; see below.",
         ),
         key(
             "min_available",
@@ -174,7 +174,7 @@ pub(crate) static SERVICE: Section = Section {
             Words("the defaults below"),
             Replaces,
             r#"{ size = "10MiB", keep = 5 }"#,
-            "Output of the instances; see the table below.",
+            "Output of the instances; see below.",
         ),
         key(
             "availability",

@@ -24,7 +24,7 @@ fn samples() -> Vec<PathBuf> {
 
 #[test]
 fn all_that_is_wrong_is_told_as_it_was_written_down() {
-    let mut codes = BTreeSet::from([code::UNREADABLE]);
+    let mut codes = BTreeSet::from([code::UNREADABLE, code::NOT_THERE]);
     for path in samples() {
         let name = path.file_name().unwrap().to_str().unwrap();
         let (found, source) = found(&std::fs::read_to_string(&path).unwrap(), name);
@@ -60,11 +60,15 @@ fn a_file_that_cannot_be_read_says_why() {
 fn a_file_on_disk_is_read_against_this_machine() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("holdfast.toml");
-    std::fs::write(&path, "[service.web]\ncommand = [\"web\"]\nenv_files = [\"web.env\"]\n").unwrap();
+    std::fs::write(&path, "[service.web]\ncommand = [\"no-such-program\"]\nenv_files = [\"web.env\"]\n").unwrap();
     let loaded = Config::load(&path).unwrap();
     let web = &loaded.config.services["web"];
     assert_eq!((&web.workdir, &web.env_files[0]), (&dir.path().to_owned(), &dir.path().join("web.env")));
     assert!(!loaded.config.node.name.is_empty());
+    let said: Vec<String> = loaded.warnings.iter().map(|w| format!("{} {}", w.code, w.message)).collect();
+    let program = "HF0149 there is no program `no-such-program` in PATH";
+    let file = format!("HF0149 there is no file {}", dir.path().join("web.env").display());
+    assert_eq!(said, [program.to_owned(), file]);
 }
 
 #[test]
