@@ -82,6 +82,11 @@ impl Source {
         Source { path: path.to_owned(), text: text.to_owned(), secrets: Vec::new() }
     }
 
+    /// As it was read, with whatever secrets stand in it: to be parsed again, never to be shown.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     pub(crate) fn hide(&mut self, spans: Vec<Span>) {
         self.secrets.extend(spans);
     }

@@ -63,12 +63,16 @@ impl Config {
             let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
             unreadable(format!("{shown} is not UTF-8 text (line {line})"), "save it as UTF-8")
         })?;
-        parse(&text, path, &Environment::here())
+        read(&text, path, &Environment::here(), true)
     }
 }
 
-/// Reads and checks a text as if it stood in a file at `path`.
+/// Reads and checks a text as if it stood in a file at `path`. Nothing on disk is looked at.
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loaded, Failed> {
+    read(text, path, environment, false)
+}
+
+fn read(text: &str, path: &Path, environment: &Environment, look_at_files: bool) -> Result<Loaded, Failed> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let base = absolute.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
     let mut source = Source::new(path, text);
@@ -78,6 +82,9 @@ pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loade
     let config = crate::read::read(&mut out, file.get_ref(), environment);
     if sound.faults.is_empty() {
         check(&mut out, &config, environment);
+        if look_at_files {
+            crate::check::files::check(&mut out, &config);
+        }
     } else {
         // What is missing or contradicts itself may stand in the part that cannot be read.
         let certain = [code::UNKNOWN_KEY, code::WRONG_TYPE, code::BAD_VALUE, code::BAD_NAME];

@@ -19,7 +19,6 @@ pub(crate) fn environment() -> Environment {
         unprivileged_port_min: 1024,
         cpus: 2,
         is_root: false,
-        look_at_files: false,
     }
 }
 

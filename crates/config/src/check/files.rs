@@ -8,7 +8,7 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::model::{Command, Config, Service, Value};
 use crate::reader::Findings;
 
-pub(super) fn check(out: &mut Findings, config: &Config) {
+pub(crate) fn check(out: &mut Findings, config: &Config) {
     for service in config.services.values() {
         let path = format!("service.{}", service.name);
         if !service.workdir.is_dir() {
