@@ -2,5 +2,6 @@
 
 pub mod error;
 pub mod snapshot;
+mod wire;
 
 pub use error::Error;
