@@ -8,4 +8,10 @@
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod buffer;
+mod exchange;
 pub(crate) mod head;
+mod io;
+mod pump;
+mod relay;
+pub(crate) mod session;
+pub(crate) mod upstream;

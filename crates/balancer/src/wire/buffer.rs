@@ -1,11 +1,15 @@
 //! A receive buffer: filled at the end, consumed at the front.
 
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::core::Core;
 
 /// Holds common heads and small bodies; reads stay below it, which spares the second read that finds nothing.
 pub(crate) const SIZE_BYTES: usize = 16 << 10;
@@ -83,5 +87,37 @@ impl Spares {
             (buffer.start, buffer.end) = (0, 0);
             self.0.push(buffer);
         }
+    }
+}
+
+/// A buffer on loan from its core.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    buffer: Buffer,
+    core: Rc<Core>,
+}
+
+impl Lease {
+    pub(crate) fn take(core: &Rc<Core>) -> Lease {
+        Lease { buffer: core.spares.borrow_mut().take(), core: core.clone() }
+    }
+}
+
+impl Deref for Lease {
+    type Target = Buffer;
+    fn deref(&self) -> &Buffer {
+        &self.buffer
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Buffer {
+        &mut self.buffer
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.core.spares.borrow_mut().give(std::mem::take(&mut self.buffer));
     }
 }

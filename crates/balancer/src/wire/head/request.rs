@@ -2,6 +2,7 @@
 
 use super::fields::{self, Known};
 use super::*;
+use crate::wire::pump::HOLD_BYTES_MAX;
 
 /// A checked request head; its rewritten form was appended to the caller's buffer.
 #[derive(Clone, Debug)]
@@ -201,7 +202,7 @@ fn write_head(
         let forward = match Known::of(h.name) {
             Known::EndToEnd => !(f.named && is_named(headers, h.name)),
             Known::IdempotencyKey | Known::ContentLength | Known::TransferEncoding => true,
-            Known::Expect => true,
+            Known::Expect => !is_held(f),
             Known::ForwardedProto | Known::ForwardedHost | Known::OtherForwarded => rules.trusted,
             Known::Host | Known::Connection | Known::KeepAlive | Known::Upgrade | Known::HopByHop | Known::ForwardedFor => false,
         };
@@ -237,6 +238,11 @@ fn forwarding(out: &mut Vec<u8>, headers: &[Header<'_>], f: &Facts<'_>, host: Op
         fields::put(out, b"X-Forwarded-Host", host);
     }
     out.extend_from_slice(b"Via: 1.1 holdfast\r\n");
+}
+
+/// Small bodies are read whole before an endpoint is asked; then the balancer itself has answered `Expect`.
+fn is_held(f: &Facts<'_>) -> bool {
+    !f.chunked && f.length.is_none_or(|n| n <= HOLD_BYTES_MAX as u64)
 }
 
 fn is_named(headers: &[Header<'_>], name: &str) -> bool {

@@ -1,0 +1,436 @@
+//! One request: choose an endpoint, try, and decide after each failure by the replay table.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use holdfast_host::clock;
+use holdfast_policy::Timestamp;
+use holdfast_policy::balance::{Act, Choice, Failure, Next, Signal, Tier, Why, hang, replay};
+
+use crate::core::route::{Lane, RetryPlace, Route};
+use crate::fault;
+use crate::shared::Count;
+use crate::wire::answer::Refusal;
+use crate::wire::body::Body;
+use crate::wire::buffer::Lease;
+use crate::wire::head::request::{Method, Request};
+use crate::wire::head::response::Asked;
+use crate::wire::io;
+use crate::wire::pump::{HOLD_BYTES_MAX, Pump};
+use crate::wire::session::{Done, Ended, Session};
+use crate::wire::upstream::{self, Answer, Failed, Upstream, Want};
+
+/// The request's body: whole behind the head, or still on its way.
+#[derive(Debug)]
+pub(crate) enum Payload {
+    Whole,
+    Stream(Pump),
+}
+
+/// What the tries so far were.
+#[derive(Debug, Default)]
+struct Tries {
+    count: u32,
+    replays: u32,
+    tried: Vec<usize>,
+    fresh: bool,
+    /// Moved or hedged already.
+    moved: bool,
+    last: Option<(usize, Failure)>,
+    /// Held while a budgeted retry runs.
+    place: Option<RetryPlace>,
+}
+
+type Tried = Result<(Upstream, Answer), Failed>;
+
+impl Payload {
+    fn is_replayable(&self) -> bool {
+        match self {
+            Payload::Whole => true,
+            Payload::Stream(pump) => pump.is_replayable(),
+        }
+    }
+}
+
+impl Request {
+    pub(crate) fn asked(&self, draining: bool) -> Asked {
+        Asked {
+            head_only: self.method == Method::Head,
+            minor: self.minor,
+            keep_alive: self.keep_alive && !draining,
+            upgrade: self.upgrade,
+        }
+    }
+
+    /// May be sent twice, and nothing but its head is needed for it.
+    fn is_movable(&self) -> bool {
+        self.idempotent && self.body == Body::Empty && !self.upgrade
+    }
+}
+
+impl Session {
+    pub(crate) async fn exchange(&mut self, route: &Route, request: &Request, started: Timestamp) -> Done {
+        let mut payload = match self.payload(route, request).await {
+            Ok(payload) => payload,
+            Err(refusal) => return self.refuse(route, request, refusal, &Tries::default()).await,
+        };
+        let mut tries = Tries::default();
+        let mut now = started;
+        loop {
+            let index = match self.choose(route, &mut tries, now) {
+                Ok(index) => index,
+                Err(refusal) => return self.refuse(route, request, refusal, &tries).await,
+            };
+            tries.count += 1;
+            let lane = &route.lanes[index];
+            lane.memory.stats.borrow_mut().totals.requests += 1;
+            let tried = match self.core.fault(&route.name, lane) {
+                None => self.attempt(route, index, request, &mut payload, &mut tries).await,
+                Some(kind) => match self.suffer(kind, route, lane).await {
+                    Ok(()) => self.attempt(route, index, request, &mut payload, &mut tries).await,
+                    Err(Ok(failed)) => Err(failed),
+                    Err(Err(status)) => return self.refuse(route, request, Refusal::Fault(status), &tries).await,
+                },
+            };
+            now = clock::now();
+            match tried {
+                Ok((upstream, answer)) => {
+                    // A hedge may have been answered by another endpoint.
+                    let index = tries.last.map_or(index, |(i, _)| if tries.moved { i } else { index });
+                    self.core.process.table.answered(route.lanes[index].slot, now);
+                    if self.answered(route, index, &upstream, &answer, request, &payload, &mut tries, now) {
+                        self.out.clear();
+                        continue;
+                    }
+                    return self.relay(route, index, request, upstream, answer, payload, tries.count).await;
+                }
+                Err(failed) => {
+                    self.out.clear();
+                    if let Err(refusal) = self.failed(route, index, failed, request, &payload, &mut tries, now) {
+                        return self.refuse(route, request, refusal, &tries).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads a small body behind the head; larger ones flow.
+    async fn payload(&mut self, route: &Route, request: &Request) -> Result<Payload, Refusal> {
+        let limit = route.limits.body_bytes;
+        let Body::Length(length) = request.body else {
+            return Ok(match request.body {
+                Body::Empty => Payload::Whole,
+                body => Payload::Stream(Pump::holding(body, limit)),
+            });
+        };
+        if length > limit {
+            return Err(Refusal::BodyTooLarge);
+        }
+        if length > HOLD_BYTES_MAX as u64 {
+            return Ok(Payload::Stream(Pump::holding(request.body, limit)));
+        }
+        let mut left = length as usize;
+        let mut invited = !request.expects_continue;
+        while left > 0 {
+            if let Some(buffer) = self.buffer.as_mut().filter(|b| !b.is_empty()) {
+                let count = left.min(buffer.len());
+                self.head.extend_from_slice(&buffer.filled()[..count]);
+                buffer.consume(count);
+                left -= count;
+                continue;
+            }
+            if !invited {
+                invited = true;
+                self.invite(route).await?;
+            }
+            self.watch.arm(self.core.coarse_now() + route.timeouts.idle);
+            let buffer = self.buffer.get_or_insert_with(|| Lease::take(&self.core));
+            match io::fill(&self.watch, &mut self.stream, buffer).await {
+                Ok(_) => {}
+                Err(io::End::Expired) => return Err(Refusal::HeadTimeout),
+                Err(_) => return Err(Refusal::Malformed("the body ended early")),
+            }
+        }
+        Ok(Payload::Whole)
+    }
+
+    /// `100 Continue` to the client.
+    pub(crate) async fn invite(&mut self, route: &Route) -> Result<(), Refusal> {
+        self.watch.arm(self.core.coarse_now() + route.timeouts.idle);
+        let mut written = 0;
+        io::write_all(&self.watch, &mut self.stream, b"HTTP/1.1 100 Continue\r\n\r\n", &mut written)
+            .await
+            .map_err(|_| Refusal::Malformed("the client went away"))
+    }
+
+    fn choose(&self, route: &Route, tries: &mut Tries, now: Timestamp) -> Result<usize, Refusal> {
+        match route.pick(&self.core, &tries.tried, now) {
+            Choice::Use { index, tier: Tier::LastResort } => {
+                // All are out: the least bad gets a trickle, the rest an answer at once.
+                tries.place = route.retry_place();
+                if tries.place.is_some() { Ok(index) } else { Err(Refusal::NotReady { retry_after_s: 1 }) }
+            }
+            Choice::Use { index, .. } => Ok(index),
+            Choice::None(Why::Tried) => match tries.last {
+                // A pooled connection that the server had closed says nothing against the server.
+                Some((index, Failure::NoAnswer { pooled: true })) if tries.count == 1 => Ok(index),
+                Some((_, Failure::TimedOut)) => Err(Refusal::GatewayTimeout),
+                _ => Err(Refusal::BadGateway),
+            },
+            Choice::None(Why::Full) => Err(Refusal::Full),
+            Choice::None(Why::NotReady) => Err(Refusal::NotReady { retry_after_s: route.retry_after_s() }),
+            Choice::None(Why::Empty) => Err(Refusal::NotReady { retry_after_s: 1 }),
+        }
+    }
+
+    /// A drill's fault: nothing more than a delay, a failure as if the endpoint had it, or a status.
+    async fn suffer(&mut self, kind: fault::Kind, route: &Route, lane: &Lane) -> Result<(), Result<Failed, u16>> {
+        let limit = route.timeouts.first_byte;
+        match kind {
+            fault::Kind::LatencyMs(ms) => {
+                tokio::time::sleep(std::time::Duration::from_millis(ms).min(limit)).await;
+                Ok(())
+            }
+            fault::Kind::Error(status) => {
+                let status = status.clamp(400, 599);
+                if (502..=504).contains(&status) {
+                    self.core.report(route, lane, Signal::Gateway, clock::now());
+                }
+                Err(Err(status))
+            }
+            fault::Kind::Reset => {
+                Err(Ok(Failed::Try { failure: Failure::NoAnswer { pooled: false }, refused: false }))
+            }
+            fault::Kind::NoAnswer => {
+                self.watch.arm(clock::now() + limit);
+                io::expire(&self.watch).await;
+                Err(Ok(Failed::Try { failure: Failure::TimedOut, refused: false }))
+            }
+        }
+    }
+
+    async fn attempt(
+        &mut self, route: &Route, index: usize, request: &Request, payload: &mut Payload, tries: &mut Tries,
+    ) -> Tried {
+        let lane = &route.lanes[index];
+        let want = Want { fresh: tries.fresh, careful: !request.idempotent };
+        let mut upstream = upstream::open(&self.core, &self.watch, route, lane, want).await?;
+        self.watch.wait_for(lane.slot, upstream.sent_at);
+        upstream.send(&self.watch, route, &self.head).await?;
+        let asked = request.asked(self.core.is_draining());
+        match payload {
+            Payload::Stream(pump) => self.stream_request(route, request, asked, upstream, pump).await,
+            Payload::Whole => {
+                let movable = request.is_movable() && route.replay.enabled && !tries.moved;
+                match upstream.answer(&self.watch, asked, movable, &mut self.out).await {
+                    Ok(answer) => Ok((upstream, answer)),
+                    Err(Failed::Hung(verdict)) => self.leave(route, index, asked, upstream, verdict, tries).await,
+                    Err(failed) => Err(failed),
+                }
+            }
+        }
+    }
+
+    /// The agent says that the endpoint hangs: on to another one, at once or beside the first try.
+    async fn leave(
+        &mut self, route: &Route, index: usize, asked: Asked, mut first: Upstream, verdict: hang::Verdict,
+        tries: &mut Tries,
+    ) -> Tried {
+        let now = clock::now();
+        tries.moved = true;
+        tries.tried.push(index);
+        tries.last = Some((index, Failure::TimedOut));
+        let other = match route.pick(&self.core, &tries.tried, now) {
+            Choice::Use { index, tier: Tier::Ready | Tier::Suspect } => Some(index),
+            _ => None,
+        };
+        let act = hang::act(verdict, true, false);
+        let place = if act == Act::Hedge { route.retry_place() } else { None };
+        let Some(other) = other.filter(|_| act == Act::Move || place.is_some()) else {
+            return first.answer(&self.watch, asked, false, &mut self.out).await.map(|answer| (first, answer));
+        };
+        tries.count += 1;
+        tries.last = Some((other, Failure::TimedOut));
+        self.core.process.table.count(route.slot, self.core.process.slot, Count::Retried);
+        let lane = &route.lanes[other];
+        tracing::debug!(from = %route.lanes[index].instance, to = %lane.instance, ?verdict, ?act, "waiting request moves");
+        if act == Act::Move {
+            drop(first);
+            route.lanes[index].memory.stats.borrow_mut().totals.moves += 1;
+            self.watch.wait_for(lane.slot, now);
+            let second = second(self, route, lane, asked).await;
+            let (upstream, answer, out) = second?;
+            self.out = out;
+            return Ok((upstream, answer));
+        }
+        route.lanes[index].memory.stats.borrow_mut().totals.hedges += 1;
+        self.race(route, index, lane, asked, first, tries).await
+    }
+
+    /// Both tries are open; the answer that comes first wins.
+    async fn race(
+        &mut self, route: &Route, index: usize, lane: &Lane, asked: Asked, mut first: Upstream, tries: &mut Tries,
+    ) -> Tried {
+        let mut out = Vec::new();
+        let (one, two) = {
+            let mut first_try = std::pin::pin!(first.answer(&self.watch, asked, false, &mut out));
+            let mut second_try = std::pin::pin!(second(self, route, lane, asked));
+            let (mut first_failed, mut second_failed) = (None, None);
+            poll_fn(|cx| {
+                if first_failed.is_none() {
+                    match first_try.as_mut().poll(cx) {
+                        Poll::Ready(Ok(answer)) => return Poll::Ready((Some(Ok(answer)), None)),
+                        Poll::Ready(Err(failed)) => first_failed = Some(failed),
+                        Poll::Pending => {}
+                    }
+                }
+                if second_failed.is_none() {
+                    match second_try.as_mut().poll(cx) {
+                        Poll::Ready(Ok(won)) => return Poll::Ready((None, Some(won))),
+                        Poll::Ready(Err(failed)) => second_failed = Some(failed),
+                        Poll::Pending => {}
+                    }
+                }
+                match (first_failed, second_failed) {
+                    (Some(failed), Some(_)) => Poll::Ready((Some(Err(failed)), None)),
+                    _ => Poll::Pending,
+                }
+            })
+            .await
+        };
+        if let Some((upstream, answer, out)) = two {
+            self.out = out;
+            return Ok((upstream, answer));
+        }
+        tries.last = Some((index, Failure::TimedOut));
+        self.out = out;
+        match one {
+            Some(Ok(answer)) => Ok((first, answer)),
+            Some(Err(failed)) => Err(failed),
+            None => Err(Failed::NotHttp),
+        }
+    }
+
+    /// Takes note of an answer; true when it is retried instead of passed on.
+    #[allow(clippy::too_many_arguments)]
+    fn answered(
+        &self, route: &Route, index: usize, upstream: &Upstream, answer: &Answer, request: &Request, payload: &Payload,
+        tries: &mut Tries, now: Timestamp,
+    ) -> bool {
+        let lane = &route.lanes[index];
+        let status = answer.response.status;
+        let gateway = (502..=504).contains(&status);
+        let took = now.since(upstream.sent_at);
+        let mut ewma = lane.memory.ewma.get();
+        if gateway { ewma.fail(now) } else { ewma.observe(now, took) }
+        lane.memory.ewma.set(ewma);
+        let mut stats = lane.memory.stats.borrow_mut();
+        stats.observe(now, took);
+        stats.totals.gateway_errors += u64::from(gateway);
+        drop(stats);
+        self.core.report(route, lane, if gateway { Signal::Gateway } else { Signal::Success }, now);
+        route.retry_statuses.contains(&status)
+            && self.again(route, index, Failure::Status, request, payload, tries, false)
+    }
+
+    /// Takes note of a failed try. `Ok` means once more.
+    #[allow(clippy::too_many_arguments)]
+    fn failed(
+        &self, route: &Route, index: usize, failed: Failed, request: &Request, payload: &Payload, tries: &mut Tries,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let lane = &route.lanes[index];
+        let (failure, refused) = match failed {
+            Failed::Try { failure, refused } => (failure, refused),
+            // It answered, though not in HTTP: nothing says that the request had no effect.
+            Failed::NotHttp => (Failure::Started, false),
+            Failed::Hung(_) => (Failure::TimedOut, false),
+            Failed::Client(refusal) => return Err(refusal),
+        };
+        let casualty = self.take_note(route, lane, failure, refused, now);
+        if self.again(route, index, failure, request, payload, tries, casualty) {
+            return Ok(());
+        }
+        Err(if failure == Failure::TimedOut { Refusal::GatewayTimeout } else { Refusal::BadGateway })
+    }
+
+    /// Reports the failure; true when the request was sent before the first sign of it.
+    fn take_note(&self, route: &Route, lane: &Lane, failure: Failure, refused: bool, now: Timestamp) -> bool {
+        let mut stats = lane.memory.stats.borrow_mut();
+        match failure {
+            Failure::NotConnected => stats.totals.connect_failures += 1,
+            Failure::TimedOut => stats.totals.timeouts += 1,
+            _ => stats.totals.transport_failures += 1,
+        }
+        drop(stats);
+        let before = self.core.process.table.ejection(lane.slot);
+        let casualty = before.failures == 0 || self.watch.waiting_since().is_some_and(|t| t <= before.failing_since);
+        // A server may close a kept-alive connection whenever it likes.
+        if !matches!(failure, Failure::NoAnswer { pooled: true } | Failure::Unsent) {
+            let mut ewma = lane.memory.ewma.get();
+            ewma.fail(now);
+            lane.memory.ewma.set(ewma);
+            self.core.report(route, lane, if refused { Signal::Refused } else { Signal::Transport }, now);
+        }
+        casualty
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn again(
+        &self, route: &Route, index: usize, failure: Failure, request: &Request, payload: &Payload, tries: &mut Tries,
+        casualty: bool,
+    ) -> bool {
+        let known = replay::Request {
+            idempotent: request.idempotent,
+            replayable: payload.is_replayable(),
+            tries: tries.count,
+            replays: tries.replays,
+            casualty,
+        };
+        tries.place = None;
+        let next = replay::decide(&route.replay, failure, known);
+        let Next::Again { fresh, budgeted } = next else { return false };
+        if budgeted {
+            tries.place = route.retry_place();
+            if tries.place.is_none() {
+                return false;
+            }
+        }
+        tries.fresh |= fresh;
+        tries.replays += u32::from(fresh);
+        tries.tried.push(index);
+        tries.last = Some((index, failure));
+        route.lanes[index].memory.stats.borrow_mut().totals.retries += 1;
+        self.core.process.table.count(route.slot, self.core.process.slot, Count::Retried);
+        tracing::debug!(instance = %route.lanes[index].instance, ?failure, fresh, budgeted, "tried again");
+        true
+    }
+
+    async fn refuse(&mut self, route: &Route, request: &Request, refusal: Refusal, tries: &Tries) -> Done {
+        self.out.clear();
+        // A body that was not read would be taken for the next request.
+        let keep = request.keep_alive && request.body == Body::Empty && !self.core.is_draining();
+        refusal.write(&mut self.out, keep, request.minor, request.method == Method::Head);
+        let sent = self.flush_out(route.timeouts.idle).await;
+        Done {
+            status: refusal.status(),
+            bytes: self.out.len() as u64,
+            keep: keep && sent,
+            lane: tries.last.map(|(index, _)| index),
+            tries: tries.count,
+            end: if sent { Ended::Whole } else { Ended::Client },
+        }
+    }
+}
+
+/// Opens, sends and waits on a watch of its own, beside another try.
+async fn second(session: &Session, route: &Route, lane: &Lane, asked: Asked) -> Result<(Upstream, Answer, Vec<u8>), Failed> {
+    let watch = session.core.sweep.watch();
+    let want = Want { fresh: false, careful: false };
+    let mut out = Vec::new();
+    let mut upstream = upstream::open(&session.core, &watch, route, lane, want).await?;
+    watch.wait_for(lane.slot, upstream.sent_at);
+    upstream.send(&watch, route, &session.head).await?;
+    let answer = upstream.answer(&watch, asked, false, &mut out).await?;
+    Ok((upstream, answer, out))
+}
