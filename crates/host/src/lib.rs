@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod event;
 pub mod files;
+pub mod inherit;
 pub mod listen;
 pub mod lock;
 pub mod memfd;

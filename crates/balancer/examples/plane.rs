@@ -1,0 +1,24 @@
+//! A plane from a snapshot file, for benchmarks: `plane DIR SNAPSHOT.json [THREADS]`. It opens its own sockets.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use holdfast_balancer::plane::{self, Options};
+use holdfast_balancer::snapshot::Snapshot;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().collect();
+    let [_, dir, file, rest @ ..] = args.as_slice() else { return Err("plane DIR SNAPSHOT.json [THREADS]".into()) };
+    let threads = rest.first().map_or(Ok(1), |n| n.parse())?;
+    let snapshot = Snapshot::parse(&std::fs::read(file)?)?;
+    let dir = PathBuf::from(dir);
+    std::fs::create_dir_all(&dir)?;
+    snapshot.keep(&dir)?;
+    let mut options = Options::new(dir.clone(), dir.join("shared"));
+    options.threads = Some(threads);
+    for addr in snapshot.balancers.iter().flat_map(|b| &b.listen) {
+        options.listeners.extend(holdfast_host::listen::bind(*addr, threads)?);
+    }
+    plane::run(options)?;
+    Ok(())
+}
