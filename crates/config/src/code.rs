@@ -44,4 +44,5 @@ codes! {
     SINGLE_DEPENDENCY = "HF0151", "a dependency has a single instance";
     ONE_BALANCER = "HF0152", "one balancer process is all there is";
     NO_READINESS = "HF0153", "a balanced service has no readiness probe";
+    PORT_UNTOLD = "HF0154", "a command does not mention the port that is assigned";
 }

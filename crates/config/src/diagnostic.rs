@@ -68,6 +68,8 @@ impl Diagnostic {
 pub struct Source {
     pub path: PathBuf,
     text: String,
+    /// Where each line starts.
+    lines: Vec<usize>,
     secrets: Vec<Span>,
 }
 
@@ -79,7 +81,9 @@ impl std::fmt::Debug for Source {
 
 impl Source {
     pub(crate) fn new(path: &Path, text: &str) -> Self {
-        Source { path: path.to_owned(), text: text.to_owned(), secrets: Vec::new() }
+        let starts = text.match_indices('\n').map(|(at, _)| at + 1);
+        let lines = std::iter::once(0).chain(starts).collect();
+        Source { path: path.to_owned(), text: text.to_owned(), lines, secrets: Vec::new() }
     }
 
     /// As it was read, with whatever secrets stand in it: to be parsed again, never to be shown.
@@ -97,22 +101,17 @@ impl Source {
         while !self.text.is_char_boundary(at) {
             at -= 1;
         }
-        let before = &self.text[..at];
-        let line_start = before.rfind('\n').map_or(0, |n| n + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        let line = self.lines.partition_point(|start| *start <= at).max(1);
+        let start = self.lines.get(line - 1).copied().unwrap_or(0);
+        (line, self.text[start..at].chars().count() + 1)
     }
 
     /// Line `number` (from 1) as it may be shown, and the byte offset at which it starts.
     pub(crate) fn shown_line(&self, number: usize) -> Option<(usize, String)> {
-        let mut start = 0;
-        for (n, line) in self.text.split('\n').enumerate() {
-            if n + 1 == number {
-                let line = line.strip_suffix('\r').unwrap_or(line);
-                return Some((start, self.masked(start, line)));
-            }
-            start += line.len() + 1;
-        }
-        None
+        let start = *self.lines.get(number.checked_sub(1)?)?;
+        let line = self.text[start..].split('\n').next().unwrap_or_default();
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        Some((start, self.masked(start, line)))
     }
 
     fn masked(&self, start: usize, line: &str) -> String {

@@ -6,7 +6,22 @@ const WORDS: [&str; 9] =
     ["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "APIKEY", "API_KEY", "PRIVATE_KEY", "CREDENTIAL"];
 
 /// Keys that speak about a secret without holding one: `TOKEN_TTL`, `PASSWORD_FILE`.
-const HARMLESS_ENDINGS: [&str; 8] = ["_FILE", "_PATH", "_DIR", "_TTL", "_TIMEOUT", "_LENGTH", "_SIZE", "_EXPIRY"];
+const HARMLESS_ENDINGS: [&str; 14] = [
+    "_FILE",
+    "_PATH",
+    "_DIR",
+    "_TTL",
+    "_TIMEOUT",
+    "_LENGTH",
+    "_SIZE",
+    "_EXPIRY",
+    "_TOKENS",
+    "_COUNT",
+    "_NAME",
+    "_HEADER",
+    "_ENABLED",
+    "_REQUIRED",
+];
 
 /// Whether a plain value under this name is treated as a secret.
 pub(crate) fn is_secret(key: &str, value: &str) -> bool {
@@ -107,7 +122,7 @@ mod tests {
         for key in ["DB_PASSWORD", "api-token", "SECRET", "AWS_SECRET_ACCESS_KEY", "SMTP_PASS"] {
             assert!(is_secret(key, "x"), "{key}");
         }
-        for key in ["DB_PASSWORD_FILE", "TOKEN_TTL", "COMPASS", "PATH", "KEYBOARD"] {
+        for key in ["DB_PASSWORD_FILE", "TOKEN_TTL", "COMPASS", "PATH", "KEYBOARD", "MAX_TOKENS"] {
             assert!(!is_secret(key, "x"), "{key}");
         }
         assert!(is_secret("DATABASE_URL", "postgres://app:hunter2@db/app"));

@@ -140,7 +140,15 @@ mod tests {
 
     #[test]
     fn it_ends_on_garbage() {
-        for text in ["\"\"\"", "[[[[", "a = '''\nb", "\u{feff}=\r=\r=", &"[\n".repeat(200), "é = \"\\"] {
+        for text in [
+            "\"\"\"",
+            "[[[[",
+            "a = '''\nb",
+            "\u{feff}=\r=\r=",
+            &"[\n".repeat(200),
+            &format!("a = {}", "[".repeat(100_000)),
+            "é = \"\\",
+        ] {
             sound_part(text);
         }
     }

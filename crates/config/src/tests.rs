@@ -44,7 +44,8 @@ service = "web"
 
 #[test]
 fn the_first_file_reads_as_it_is_meant() {
-    let config = good(FIRST).config;
+    let Loaded { config, warnings, .. } = good(FIRST);
+    assert_eq!(warnings.iter().map(|w| w.code).collect::<Vec<_>>(), [code::ONE_NODE]);
     let web = &config.services["web"];
     assert_eq!((web.replicas, web.port, web.min_available), (3, Port::Assigned, 2));
     assert_eq!(web.restart.when, When::Always);

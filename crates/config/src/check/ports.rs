@@ -31,6 +31,7 @@ pub(super) fn check(out: &mut Findings, config: &Config, environment: &Environme
     assigned(out, config, environment, &listeners);
     for service in config.services.values() {
         no_port(out, service);
+        untold(out, service);
     }
     for balancer in config.balancers.values() {
         balanced_without_port(out, config, &balancer.name, &balancer.service);
@@ -195,6 +196,22 @@ fn no_port(out: &mut Findings, service: &Service) {
             .at(span, "switched off here")
             .at(user, why)
             .hint("remove `port = false`, and holdfast assigns one; or name the port that it listens on"),
+    );
+}
+
+/// A program may read `PORT` by itself, so this is advice; but most often the port was forgotten.
+fn untold(out: &mut Findings, service: &Service) {
+    let path = format!("service.{}", service.name);
+    let decided = out.spans.has(&format!("{path}.port"));
+    if service.port != Port::Assigned || decided || mentions_port(service) || !out.is_good(&format!("{path}.command")) {
+        return;
+    }
+    let span = out.spans.key(&format!("{path}.command"));
+    let message = format!("`{}` gets a port from holdfast, and its command does not mention it", service.name);
+    out.push(
+        Diagnostic::new(Severity::Advice, code::PORT_UNTOLD, message)
+            .at(span, "no `{port}`")
+            .hint("fine if the program reads the variable PORT; else pass {port}, or name its own: port = 8080"),
     );
 }
 
