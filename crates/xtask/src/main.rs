@@ -6,6 +6,7 @@ mod bench;
 mod demo;
 mod install;
 mod lanes;
+mod licences;
 mod load;
 mod process;
 mod references;
