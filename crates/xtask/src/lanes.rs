@@ -72,7 +72,7 @@ pub(crate) fn soak(root: &Path, minutes: u64) -> Result<()> {
         let mut tests = cargo(root, &["test", "--workspace", "--locked", "--", "--test-threads=1"]);
         tests.env(PROVE, "1").env(SEED, seed.to_string());
         lane.tests(&format!("round {round}"), tests, PROVE_LIMIT);
-        lane.close().with_context(|| format!("round {round}; repeat it with {SEED}={seed}"))?;
+        lane.close().inspect_err(|_| println!("repeat it with HOLDFAST_PROVE=1 {SEED}={seed}"))?;
     }
     Ok(())
 }
@@ -114,7 +114,8 @@ fn checks(root: &Path, lane: &mut Lane) {
         false => lane.skip("clippy", "clippy is not installed (rustup component add clippy)"),
     }
     let mut doc = cargo(root, &["doc", "--workspace", "--no-deps", "--locked", "--quiet", "--document-private-items"]);
-    doc.env("RUSTDOCFLAGS", "-D warnings");
+    // Private items are documented too, so that links to them are right.
+    doc.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
     lane.run("docs", doc, BUILD_LIMIT);
     lane.step("licences", || licences::check(root));
     // Takes many minutes to build, so that only a machine that has it already runs it.

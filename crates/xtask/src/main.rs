@@ -67,7 +67,9 @@ fn main() -> ExitCode {
     match run(Arguments::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            if !error.is::<steps::Shown>() {
+                eprintln!("error: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::steps::signal;
+use crate::steps::{signal, typed};
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -18,7 +18,7 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// Runs a command on our terminal. At the deadline, or when `stop` is raised, it gets SIGTERM.
 pub(crate) fn run(mut command: Command, limit: Duration, stop: &AtomicBool) -> Result<()> {
-    let shown = format!("{command:?}").replace('"', "");
+    let shown = typed(&command);
     let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
     let deadline = Instant::now() + limit;
     let mut kill_at = None;

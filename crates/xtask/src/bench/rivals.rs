@@ -30,7 +30,7 @@ pub(crate) struct Running {
 
 impl Running {
     fn start(mut command: Command, port: u16) -> Result<Running> {
-        let shown = format!("{command:?}").replace('"', "");
+        let shown = steps::typed(&command);
         let child = command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot start `{shown}`"))?;
         let mut running = Running { child };
         let deadline = Instant::now() + LISTEN_WITHIN;
