@@ -28,7 +28,6 @@ pub(crate) const TESTS: &[Need] = &[
     need("python3", "python3"),
     need("node", "nodejs"),
     need("curl", "curl"),
-    need("git", "git"),
 ];
 
 pub(crate) const SHOP: &[Need] =
@@ -37,7 +36,8 @@ pub(crate) const SHOP: &[Need] =
 pub(crate) const BENCH: &[Need] =
     &[need("haproxy", "haproxy"), need("nginx", "nginx"), need("wrk", "wrk"), need("taskset", "util-linux")];
 
-pub(crate) const BARE: &[Need] = &[need("debootstrap", "debootstrap")];
+pub(crate) const BARE: &[Need] =
+    &[need("debootstrap", "debootstrap"), need("git", "git"), need("unshare", "util-linux")];
 
 /// Daemons such as nginx live in sbin, which ordinary users do not search.
 const SYSTEM_DIRS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 
 use crate::steps::Lane;
-use crate::{bench, install, licences, process, references, results, tidy};
+use crate::{bench, examples, install, licences, process, references, results, tidy};
 
 /// A cold build of everything on two cores takes minutes; twice that is a hang.
 pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -23,6 +23,7 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     checks(root, &mut lane);
     lane.run("build", cargo(root, &["test", "--workspace", "--no-run", "--locked"]), BUILD_LIMIT);
     lane.step("references", || references::fresh(root));
+    lane.step("examples", || examples::check(root, &process::target_dir(root).join("debug/holdfast")));
     lane.tests("test", cargo(root, &["test", "--workspace", "--locked", "--no-fail-fast"]), TEST_LIMIT);
     lane.close()
 }

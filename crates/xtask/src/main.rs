@@ -4,6 +4,7 @@ mod backend;
 mod bare;
 mod bench;
 mod demo;
+mod examples;
 mod install;
 mod lanes;
 mod licences;

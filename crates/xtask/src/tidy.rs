@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+pub(crate) use pages::pages as markdown;
 use source::Source;
 
 /// One broken rule.

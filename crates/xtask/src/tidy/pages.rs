@@ -36,7 +36,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
 }
 
 /// Markdown files at the root, below `docs` and `examples`, relative to the root.
-fn pages(root: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn pages(root: &Path) -> Result<Vec<PathBuf>> {
     let mut left = vec![root.join("docs"), root.join("examples")];
     let mut found: Vec<PathBuf> = markdown_in(root)?.0;
     while let Some(dir) = left.pop() {
