@@ -3,7 +3,7 @@
 //! A restart is destructive and the evidence is hearsay. When all instances of a service fall silent together the
 //! cause is most likely something they share (a dependency, the machine, the network), and restarting them all
 //! turns a stall into an outage. So a restart needs a witness: another instance that passed *after* this one began
-//! to miss. A service whose only judged instance fails has no witness to ask, and is restarted as configured.
+//! to miss, while this one went on missing ([`crate::health::LiveCounter::witnesses`]). A service whose only judged instance fails has no witness to ask, and is restarted as configured.
 //! Silence of all for longer than [`COMMON_CAUSE_PATIENCE`] is tried out on one instance at a time, so that a
 //! deadlock shared by all heals without a person.
 
@@ -27,7 +27,7 @@ pub struct Failing {
 pub struct Peers {
     /// Running and judged by a liveness probe.
     pub judged: u32,
-    /// Of these, passed since the first miss of the failing one.
+    /// Of these, known to have been well while the failing one was silent.
     pub witnesses: u32,
     /// Ready ones.
     pub usable: u32,

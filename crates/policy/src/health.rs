@@ -107,24 +107,34 @@ pub fn busy_patience(every: Duration, fall: u32) -> Duration {
     (every * fall.saturating_mul(BUSY_PATIENCE_FACTOR)).max(BUSY_PATIENCE_MIN)
 }
 
-/// Liveness of one incarnation.
+/// Passes remembered as evidence about others; more than fit between two probes of any of them.
+const PASSES_KEPT: usize = 4;
+
+/// Liveness of one incarnation. Times of probes are those of their sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct LiveCounter {
     misses: u32,
+    /// When the result of the first miss in a row was known.
     first_miss: Option<Timestamp>,
-    last_pass: Option<Timestamp>,
+    /// When the last missed probe was sent.
+    last_miss_sent: Option<Timestamp>,
+    passes: [Option<Timestamp>; PASSES_KEPT],
     busy: bool,
 }
 
 impl LiveCounter {
-    pub fn pass(&mut self, now: Timestamp) {
-        *self = LiveCounter { last_pass: Some(now), ..LiveCounter::default() };
+    pub fn pass(&mut self, sent: Timestamp) {
+        let mut passes = self.passes;
+        passes.rotate_right(1);
+        passes[0] = Some(sent);
+        *self = LiveCounter { passes, ..LiveCounter::default() };
     }
 
     /// `busy`: the instance used CPU while this probe waited.
-    pub fn miss(&mut self, now: Timestamp, busy: bool) {
+    pub fn miss(&mut self, now: Timestamp, sent: Timestamp, busy: bool) {
         self.misses = self.misses.saturating_add(1);
         self.first_miss.get_or_insert(now);
+        self.last_miss_sent = Some(sent);
         self.busy = busy;
     }
 
@@ -140,8 +150,17 @@ impl LiveCounter {
         self.first_miss
     }
 
-    pub fn last_pass(&self) -> Option<Timestamp> {
-        self.last_pass
+    /// At least one probe of it has had a result.
+    pub fn judged(&self) -> bool {
+        self.first_miss.is_some() || self.passes[0].is_some()
+    }
+
+    /// Whether this instance is a witness that the silence of `other` is the other's own: it passed a probe that was
+    /// sent after the other had begun to miss, and the other missed one sent later still. Without the latter, the first
+    /// to recover from a shared stall would be evidence against all that answer a moment later.
+    pub fn witnesses(&self, other: &LiveCounter) -> bool {
+        let (Some(from), Some(to)) = (other.first_miss, other.last_miss_sent) else { return false };
+        self.passes.iter().flatten().any(|sent| *sent >= from && *sent <= to)
     }
 
     /// Whether liveness has failed as configured.
@@ -207,13 +226,29 @@ mod tests {
         let every = Duration::from_secs(1);
         let mut live = LiveCounter::default();
         for second in 0..3 {
-            live.miss(Timestamp::from_millis(second * 1000), true);
+            live.miss(Timestamp::from_millis(second * 1000), Timestamp::ZERO, true);
         }
         assert!(!live.failed(Timestamp::from_millis(10_000), every, 3));
         assert!(live.failed(Timestamp::from_millis(60_000), every, 3));
-        live.miss(Timestamp::from_millis(11_000), false);
+        live.miss(Timestamp::from_millis(11_000), Timestamp::ZERO, false);
         assert!(live.failed(Timestamp::from_millis(11_000), every, 3));
         live.pass(Timestamp::from_millis(12_000));
         assert!(!live.failed(Timestamp::from_millis(99_000), every, 3));
+    }
+
+    #[test]
+    fn the_first_to_recover_is_no_witness_against_those_who_answer_next() {
+        let at = Timestamp::from_millis;
+        let (mut silent, mut other) = (LiveCounter::default(), LiveCounter::default());
+        other.pass(at(900));
+        silent.miss(at(1300), at(1000), false);
+        silent.miss(at(2300), at(2000), false);
+        assert!(!other.witnesses(&silent), "it passed before the silence began");
+        other.pass(at(2500));
+        assert!(!other.witnesses(&silent), "nothing was asked of the silent one since");
+        silent.miss(at(3300), at(3000), false);
+        assert!(other.witnesses(&silent));
+        other.pass(at(3100));
+        assert!(other.witnesses(&silent), "a later pass does not unmake the evidence");
     }
 }

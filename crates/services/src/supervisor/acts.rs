@@ -58,7 +58,6 @@ impl Supervisor {
     }
 
     fn peers(&self, now: Timestamp, definition: &Definition, failing: &Instance, ids: &[InstanceId]) -> Peers {
-        let since = failing.life.live.first_miss().unwrap_or(now);
         let mut peers = Peers {
             max_unavailable: definition.service.max_unavailable,
             min_available: definition.service.min_available.min(self.replicas(definition)),
@@ -66,9 +65,9 @@ impl Supervisor {
             ..Peers::default()
         };
         for other in ids.iter().filter(|id| **id != failing.id).filter_map(|id| self.instances.get(id)) {
-            let judged = other.child_runs() && other.life.live.last_pass().or(other.life.live.first_miss()).is_some();
+            let judged = other.child_runs() && other.life.live.judged();
             peers.judged += u32::from(judged);
-            peers.witnesses += u32::from(judged && other.life.live.last_pass().is_some_and(|t| t >= since));
+            peers.witnesses += u32::from(judged && other.life.live.witnesses(&failing.life.live));
             peers.usable += u32::from(other.usable());
             peers.acting += u32::from(other.acting.is_some_and(|t| now.since(t) < ACT_SETTLE));
         }

@@ -155,7 +155,7 @@ impl Supervisor {
         let heard = i.shim.state().map_or(now, |s| s.watchdog_at.unwrap_or(s.since));
         let outcome = if now.since(heard) <= every { Outcome::Pass } else { Outcome::Timeout { busy: false } };
         self.again(now, i, ProbeKind::Live);
-        self.on_live(now, i, outcome);
+        self.on_live(now, now, i, outcome);
     }
 
     pub(crate) fn on_probe(
@@ -170,15 +170,14 @@ impl Supervisor {
         if self.rules.incarnation_check && incarnation != i.life.incarnation {
             return;
         }
-        if i.life.probers.iter().all(|p| p.kind != kind) {
-            return;
-        }
+        let Some(prober) = i.life.probers.iter().find(|p| p.kind == kind) else { return };
+        let sent = prober.in_flight.unwrap_or(now);
         match (kind, outcome) {
             (_, Outcome::Late) => {}
             (ProbeKind::Startup, Outcome::Pass) => self.on_started_up(now, i),
             (ProbeKind::Startup, _) => {}
             (ProbeKind::Ready, outcome) => self.on_ready_probe(now, i, outcome, took),
-            (ProbeKind::Live, outcome) => self.on_live(now, i, outcome),
+            (ProbeKind::Live, outcome) => self.on_live(now, sent, i, outcome),
         }
         self.again(now, i, kind);
     }
@@ -205,11 +204,11 @@ impl Supervisor {
         }
     }
 
-    fn on_live(&mut self, now: Timestamp, i: &mut Instance, outcome: Outcome) {
+    fn on_live(&mut self, now: Timestamp, sent: Timestamp, i: &mut Instance, outcome: Outcome) {
         let Some(probe) = i.running.as_ref().and_then(|d| d.service.live.as_ref()) else { return };
         let (every, fall) = (probe.every, probe.thresholds.fall);
         if outcome == Outcome::Pass {
-            i.life.live.pass(now);
+            i.life.live.pass(sent);
             if i.life.live_failed.take().is_some() {
                 i.life.held = None;
                 self.tell(now, i, Transition::new("live_failed", "live", "liveness probe passes again"), Mark::phase(Phase::Ready));
@@ -217,7 +216,7 @@ impl Supervisor {
             }
             return;
         }
-        i.life.live.miss(now, matches!(outcome, Outcome::Timeout { busy: true }));
+        i.life.live.miss(now, sent, matches!(outcome, Outcome::Timeout { busy: true }));
         if i.life.live_failed.is_none() && i.life.live.failed(now, every, fall) {
             let transition = Transition::new("live", "live_failed", "liveness probe missed too often")
                 .with("misses", i.life.live.misses())

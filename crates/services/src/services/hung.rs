@@ -1,0 +1,152 @@
+//! Hung or busy: looks at the processes of instances on which requests wait, and tells what it sees.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_host::process::{self, Table};
+use holdfast_host::clock;
+use holdfast_policy::hung::{Sample, Verdict, Watch};
+use holdfast_policy::{Incarnation, InstanceId, Timestamp};
+use tokio::sync::{mpsc, watch};
+
+use super::Endpoints;
+use crate::supervisor::Event;
+
+/// How often waiting instances are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// This watcher being later than that voids what it saw: the machine is short of CPU, not the instance hung.
+const LATE: Duration = Duration::from_millis(150);
+
+/// The binary connects this with the balancers' shared table.
+pub trait Waiting: Send + Sync + 'static {
+    /// Instances that have owed an answer for longer than usual.
+    fn waiting(&self) -> Vec<InstanceId>;
+
+    /// Told on every look while it waits, and once with `Unknown` when it does not wait any more.
+    fn tell(&self, instance: &InstanceId, verdict: Verdict);
+}
+
+struct Seen {
+    incarnation: Incarnation,
+    watch: Watch,
+    cpu: Option<(u64, Timestamp)>,
+    told: Verdict,
+}
+
+/// Runs on its own thread until the agent's event queue is gone.
+pub(crate) fn start(hook: Arc<dyn Waiting>, endpoints: watch::Receiver<Endpoints>, events: mpsc::Sender<Event>) -> std::io::Result<()> {
+    std::thread::Builder::new().name("hung".into()).spawn(move || {
+        let mut seen: BTreeMap<InstanceId, Seen> = BTreeMap::new();
+        let mut last = clock::now();
+        while !events.is_closed() {
+            std::thread::sleep(LOOK_EVERY);
+            let now = clock::now();
+            let late = now.since(last) > LOOK_EVERY + LATE;
+            last = now;
+            look(&*hook, &endpoints, &events, &mut seen, late);
+        }
+    })?;
+    Ok(())
+}
+
+fn look(
+    hook: &dyn Waiting,
+    endpoints: &watch::Receiver<Endpoints>,
+    events: &mpsc::Sender<Event>,
+    seen: &mut BTreeMap<InstanceId, Seen>,
+    late: bool,
+) {
+    let waiting = hook.waiting();
+    seen.retain(|id, _| {
+        let stays = waiting.contains(id);
+        if !stays {
+            hook.tell(id, Verdict::Unknown);
+        }
+        stays
+    });
+    if waiting.is_empty() {
+        return;
+    }
+    let table = Table::read();
+    for id in waiting {
+        let Some((incarnation, pid)) = endpoints.borrow().get(&id).and_then(|e| Some((e.incarnation, e.pid?))) else { continue };
+        let entry = seen.entry(id.clone()).or_insert_with(|| fresh(incarnation));
+        if entry.incarnation != incarnation || late {
+            *entry = fresh(incarnation);
+        }
+        let Some(sample) = sample(&table, pid, &mut entry.cpu) else { continue };
+        let verdict = entry.watch.sample(sample);
+        hook.tell(&id, verdict);
+        if verdict != entry.told {
+            entry.told = verdict;
+            let _ = events.try_send(Event::Verdict { instance: id, incarnation, verdict });
+        }
+    }
+}
+
+fn fresh(incarnation: Incarnation) -> Seen {
+    Seen { incarnation, watch: Watch::default(), cpu: None, told: Verdict::Unknown }
+}
+
+/// Of all processes in the child's session. `None` when there is nothing to compare with yet, unless it is stopped.
+fn sample(table: &Table, pid: u32, last: &mut Option<(u64, Timestamp)>) -> Option<Sample> {
+    let session = i32::try_from(pid).ok()?;
+    let (mut stopped, mut runnable, mut any) = (true, false, false);
+    for stat in table.session(session).filter(|s| !s.is_zombie()) {
+        any = true;
+        stopped &= matches!(stat.state, 'T' | 't');
+        runnable |= matches!(stat.state, 'R' | 'D');
+    }
+    let (ticks, now) = (table.session_cpu_ticks(session), clock::now());
+    let before = last.replace((ticks, now));
+    if !any {
+        return None;
+    }
+    let (cpu, elapsed) = match before {
+        Some((then, at)) => (process::ticks(ticks.saturating_sub(then)), now.since(at)),
+        None if stopped => (Duration::ZERO, Duration::ZERO),
+        None => return None,
+    };
+    Some(Sample { stopped, runnable, cpu, elapsed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stopped_child_is_told_from_a_spinning_one() {
+        use std::os::unix::process::CommandExt;
+        use std::process::{Child, Command};
+        let start = |script: &str| -> Child { Command::new("/bin/sh").args(["-c", script]).process_group(0).spawn().unwrap() };
+        let mut spin = start("while :; do :; done");
+        let identity = process::identity(spin.id() as i32).unwrap();
+        let own = process::stat(identity.pid).unwrap().session;
+        let verdict_of = |want: fn(&Sample) -> bool| {
+            let mut last = None;
+            let deadline = std::time::Instant::now() + Duration::from_secs(10);
+            loop {
+                // Tests share a session with their runner, so only this process is looked at.
+                let stat = process::stat(identity.pid).unwrap();
+                let sample = Sample {
+                    stopped: matches!(stat.state, 'T' | 't'),
+                    runnable: matches!(stat.state, 'R' | 'D'),
+                    cpu: process::ticks(stat.cpu_ticks.saturating_sub(last.replace(stat.cpu_ticks).unwrap_or(stat.cpu_ticks))),
+                    elapsed: LOOK_EVERY,
+                };
+                if want(&sample) {
+                    return Watch::default().sample(sample);
+                }
+                assert!(std::time::Instant::now() < deadline, "{sample:?}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        assert_eq!(verdict_of(|s| !s.cpu.is_zero()), Verdict::Busy);
+        process::signal(identity, 19).unwrap();
+        assert_eq!(verdict_of(|s| s.stopped), Verdict::Stopped);
+        assert!(sample(&Table::read(), own as u32, &mut None).is_none_or(|s| !s.stopped));
+        process::signal(identity, 9).unwrap();
+        spin.wait().unwrap();
+    }
+}
