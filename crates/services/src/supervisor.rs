@@ -19,6 +19,7 @@ mod status;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use holdfast_policy::rng::Rng;
@@ -138,6 +139,11 @@ impl Supervisor {
     /// The last decisions about an instance or a service, oldest first.
     pub fn explain(&self, subject: &str) -> Vec<Entry> {
         self.history.of(subject)
+    }
+
+    /// Where an instance listens.
+    pub(crate) fn host_of(&self, id: &InstanceId) -> IpAddr {
+        self.services.get(&id.service).map_or(IpAddr::from([127, 0, 0, 1]), |d| d.service.host)
     }
 
     fn act(&mut self, action: Action) {

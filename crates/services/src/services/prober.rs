@@ -204,6 +204,8 @@ mod tests {
             timeout: Duration::from_secs(2),
             at: clock::now(),
             pid: Some(std::process::id()),
+            definition: super::super::tests::definition("web"),
+            port: None,
         });
         let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.unwrap();
         let Some(Event::Probe { outcome, .. }) = event else { panic!("{event:?}") };

@@ -129,6 +129,9 @@ pub struct Probe {
     /// When it should start; the prober compares, to know its own lateness.
     pub at: Timestamp,
     pub pid: Option<u32>,
+    /// For command probes: environment and placeholders of the instance.
+    pub definition: Arc<Definition>,
+    pub port: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -148,6 +151,8 @@ pub enum Action {
     Probe(Probe),
     /// Results of it are not wanted any more.
     StopProbes { instance: InstanceId },
+    /// Nothing of it is there and nothing is wanted.
+    Forget { instance: InstanceId },
     Publish { instance: InstanceId, incarnation: Incarnation, addr: Option<SocketAddr>, state: EndpointState },
     Journal(Entry),
 }

@@ -115,6 +115,8 @@ impl Supervisor {
             timeout: probe.timeout,
             at: now,
             pid: i.shim.state().and_then(|s| s.pid),
+            definition: definition.clone(),
+            port: i.record.port,
         };
         self.act(Action::Probe(request));
         let lost = now + probe.timeout + PROBER_LOST;

@@ -87,6 +87,7 @@ impl Supervisor {
                 if i.lease_asked.is_some() {
                     self.act(Action::ReleaseLease { instance: id.clone() });
                 }
+                self.act(Action::Forget { instance: id.clone() });
                 self.records.insert(id, i.record);
                 self.dirty = true;
             }

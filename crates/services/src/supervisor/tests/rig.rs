@@ -225,7 +225,7 @@ impl Rig {
                 let until = self.now + Duration::from_secs(7);
                 self.later(ANSWER, Event::LeaseHeld { instance, until });
             }
-            Action::ReleaseLease { .. } | Action::StopProbes { .. } | Action::Journal(_) => {}
+            Action::ReleaseLease { .. } | Action::StopProbes { .. } | Action::Forget { .. } | Action::Journal(_) => {}
         }
     }
 

@@ -1,0 +1,201 @@
+//! What the rest of the agent does with services.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_cluster::records::{Pause, Records};
+use holdfast_config::Config;
+use holdfast_host::clock;
+use holdfast_observe::Journal;
+use holdfast_policy::{Incarnation, InstanceId, Timestamp};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::engine::Ask;
+use super::shims::Listeners;
+use super::{Endpoints, Error, Internal};
+use crate::supervisor::{Definition, Entry, Event, Status, Target};
+
+/// Cheap to clone. The services are kept for as long as one handle lives; their shims go on without.
+#[derive(Clone)]
+pub struct Handle {
+    records: Records,
+    journal: Option<Journal>,
+    asks: mpsc::Sender<Ask>,
+    status: watch::Receiver<Arc<Status>>,
+    endpoints: watch::Receiver<Endpoints>,
+    transitions: broadcast::Sender<Arc<Entry>>,
+    listeners: Listeners,
+    /// Replicas as last applied, and how often was applied.
+    applied: Arc<Mutex<(BTreeMap<String, u32>, u64)>>,
+}
+
+impl Handle {
+    pub(crate) fn new(
+        records: Records,
+        journal: Option<Journal>,
+        asks: mpsc::Sender<Ask>,
+        status: watch::Receiver<Arc<Status>>,
+        endpoints: watch::Receiver<Endpoints>,
+        transitions: broadcast::Sender<Arc<Entry>>,
+        listeners: Listeners,
+    ) -> Handle {
+        Handle { records, journal, asks, status, endpoints, transitions, listeners, applied: Arc::default() }
+    }
+
+    async fn tell(&self, event: Event) -> Result<(), Error> {
+        self.asks.send(Ask::Event(Box::new(event))).await.map_err(|_| Error::Ended)
+    }
+
+    /// Makes the configuration the wanted state. A scale override ends when the file's own number changes.
+    pub async fn apply(&self, config: &Config, internal: Vec<Internal>) -> Result<(), Error> {
+        let mut services: BTreeMap<Arc<str>, Arc<Definition>> = BTreeMap::new();
+        for service in config.services.values() {
+            let mut definition = Definition::new(service.clone());
+            definition.balanced = config.balancers.values().any(|b| b.service == service.name);
+            services.insert(service.name.as_str().into(), Arc::new(definition));
+        }
+        for part in internal {
+            let names = part.listeners.iter().map(|(name, _)| name.clone()).collect();
+            let name: Arc<str> = part.service.name.as_str().into();
+            self.listeners.lock().unwrap_or_else(PoisonError::into_inner).extend(part.listeners);
+            services.insert(name, Arc::new(Definition::internal(part.service, names)));
+        }
+        let replicas: BTreeMap<String, u32> = services.iter().map(|(n, d)| (n.to_string(), d.service.replicas)).collect();
+        let (revision, changed) = {
+            let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+            let changed: Vec<String> =
+                applied.0.iter().filter(|(name, n)| replicas.get(*name) != Some(n)).map(|(name, _)| name.clone()).collect();
+            *applied = (replicas.clone(), applied.1 + 1);
+            (applied.1, changed)
+        };
+        for name in changed {
+            self.records.set_scale(&name, None).await.map_err(Error::Records)?;
+        }
+        if let Some(journal) = &self.journal {
+            journal.set_services(replicas);
+        }
+        let scales = self.records.scales().await.map_err(Error::Records)?;
+        let scale = scales.into_iter().map(|(name, n)| (name.into(), n)).collect();
+        self.tell(Event::Desired { services, scale, revision }).await
+    }
+
+    /// A service's number of instances until the file says another; `None` goes back to the file's.
+    pub async fn scale(&self, service: &str, replicas: Option<u32>) -> Result<(), Error> {
+        if !self.status().services.contains_key(service) {
+            return Err(Error::UnknownTarget(service.to_owned()));
+        }
+        self.records.set_scale(service, replicas).await.map_err(Error::Records)?;
+        self.tell(Event::Scale { service: service.into(), replicas }).await
+    }
+
+    /// One after the other, as a changed definition would be.
+    pub async fn restart(&self, name: &str) -> Result<(), Error> {
+        let target = self.target(Some(name))?;
+        self.tell(Event::Restart { target }).await
+    }
+
+    /// Survives a restart of the agent.
+    pub async fn pause(&self, name: Option<&str>, for_: Option<Duration>, reason: &str, by: &str) -> Result<(), Error> {
+        let target = self.target(name)?;
+        let now = clock::wall_ms();
+        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let pause = Pause {
+            version: 1,
+            name: name.map(ToOwned::to_owned),
+            since_wall_ms: now,
+            until_wall_ms: for_.map(|d| now.saturating_add(millis(d))),
+            reason: reason.to_owned(),
+            by: by.to_owned(),
+        };
+        self.records.pause(&pause).await.map_err(Error::Records)?;
+        let until = for_.map(|d| clock::now() + d);
+        self.tell(Event::Pause { target, until, reason: reason.to_owned() }).await
+    }
+
+    pub async fn resume(&self, name: Option<&str>) -> Result<(), Error> {
+        self.records.resume(name).await.map_err(Error::Records)?;
+        let target = name.map_or(Target::All, target_of);
+        self.tell(Event::Resume { target }).await
+    }
+
+    /// Begins to stop everything in the reverse order of its start.
+    pub async fn stop_all(&self) -> Result<(), Error> {
+        self.tell(Event::StopAll).await
+    }
+
+    /// As `stop_all`, and waits until nothing is left. False when `limit` passed before.
+    pub async fn stop_all_and_wait(&self, limit: Duration) -> Result<bool, Error> {
+        self.stop_all().await?;
+        let mut status = self.status.clone();
+        let stopped = tokio::time::timeout(limit, status.wait_for(|s| s.stopped)).await;
+        Ok(matches!(stopped, Ok(Ok(_))))
+    }
+
+    pub fn status(&self) -> Arc<Status> {
+        self.status.borrow().clone()
+    }
+
+    pub fn watch_status(&self) -> watch::Receiver<Arc<Status>> {
+        self.status.clone()
+    }
+
+    pub fn endpoints(&self) -> watch::Receiver<Endpoints> {
+        self.endpoints.clone()
+    }
+
+    /// Every transition from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Entry>> {
+        self.transitions.subscribe()
+    }
+
+    /// The last decisions about an instance or a service with their inputs, oldest first.
+    pub async fn explain(&self, subject: &str) -> Result<Vec<Entry>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Ask::Explain(subject.to_owned(), reply)).await.map_err(|_| Error::Ended)?;
+        answer.await.map_err(|_| Error::Ended)
+    }
+
+    /// No balancer process has a request in flight on it any more.
+    pub async fn drained(&self, instance: &InstanceId, incarnation: Incarnation) -> Result<(), Error> {
+        self.tell(Event::Drained { instance: instance.clone(), incarnation }).await
+    }
+
+    fn target(&self, name: Option<&str>) -> Result<Target, Error> {
+        let Some(name) = name else { return Ok(Target::All) };
+        let target = target_of(name);
+        let status = self.status();
+        let known = match &target {
+            Target::All => true,
+            Target::Service(service) => status.services.contains_key(service),
+            Target::Instance(id) => {
+                status.services.get(&id.service).is_some_and(|s| s.instances.iter().any(|i| i.id == *id))
+            }
+        };
+        if known { Ok(target) } else { Err(Error::UnknownTarget(name.to_owned())) }
+    }
+
+    /// Pauses of before this agent that have not run out.
+    pub(crate) async fn restore_pauses(&self) -> Result<(), Error> {
+        let (wall, now) = (clock::wall_ms(), clock::now());
+        for pause in self.records.pauses().await.map_err(Error::Records)? {
+            let left = pause.until_wall_ms.map(|until| until.saturating_sub(wall));
+            if left == Some(0) {
+                self.records.resume(pause.name.as_deref()).await.map_err(Error::Records)?;
+                continue;
+            }
+            let until: Option<Timestamp> = left.map(|ms| now + Duration::from_millis(ms));
+            let target = pause.name.as_deref().map_or(Target::All, target_of);
+            self.tell(Event::Pause { target, until, reason: pause.reason }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A service's name never ends in `-` and digits, so the two cannot be confused.
+fn target_of(name: &str) -> Target {
+    match name.parse::<InstanceId>() {
+        Ok(id) => Target::Instance(id),
+        Err(_) => Target::Service(name.into()),
+    }
+}

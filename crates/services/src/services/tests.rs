@@ -1,0 +1,1 @@
+//! The shell with real shims and real programs.
