@@ -58,7 +58,7 @@ pub(crate) fn spec(launch: &Launch, node: &str, cgroup: Option<PathBuf>) -> Spec
             signal: service.stop.signal,
             grace_ms: millis(service.stop.grace),
         },
-        log: Log { size_bytes_max: service.log.size_bytes_max, keep: service.log.keep },
+        log: Log { size_bytes_max: service.log.size_bytes_max, keep: service.log.keep, ..Log::default() },
         notify,
         oneshot: service.kind == Kind::Job,
         fenced: service.fenced,
