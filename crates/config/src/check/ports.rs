@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use crate::code;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::model::{Config, Kind, Port, Service};
+use crate::model::{Config, Kind, Port, Service, Value};
 use crate::read::settle::{asks_by_network, mentions_port, probes};
 use crate::reader::Findings;
 
@@ -32,6 +32,7 @@ pub(super) fn check(out: &mut Findings, config: &Config, environment: &Environme
     for service in config.services.values() {
         no_port(out, service);
         untold(out, service);
+        overridden(out, service);
     }
     for balancer in config.balancers.values() {
         balanced_without_port(out, config, &balancer.name, &balancer.service);
@@ -197,6 +198,20 @@ fn no_port(out: &mut Findings, service: &Service) {
             .at(user, why)
             .hint("remove `port = false`, and holdfast assigns one; or name the port that it listens on"),
     );
+}
+
+/// `env` wins over what holdfast passes, so the program would listen where nobody asks.
+fn overridden(out: &mut Findings, service: &Service) {
+    let at = format!("service.{}.env.PORT", service.name);
+    let Some(Value::Plain(text)) = service.env.get("PORT").filter(|_| service.port == Port::Assigned) else { return };
+    if text.contains("{port}") {
+        return;
+    }
+    let span = out.spans.value(&at);
+    let message = format!("`{}` gets a port from holdfast, and `env` replaces it", service.name);
+    let hint = format!("write port = {text} for the service, or remove PORT from `env`");
+    let found = out.conflict(&at, message);
+    out.push(found.at(span, "the program listens here, probes and balancers ask elsewhere").hint(hint));
 }
 
 /// A program may read `PORT` by itself, so this is advice; but most often the port was forgotten.

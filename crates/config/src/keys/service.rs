@@ -44,7 +44,7 @@ pub(crate) static SERVICE: Section = Section {
             Words("empty"),
             Replaces,
             r#"{ MODE = "production", DB_PASSWORD = { file = "/run/secrets/db" } }"#,
-            "Environment of the instances. Besides it they get `PORT`, and of the agent's environment `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `LANG`, `LC_*`, `TZ`, `TMPDIR` and `TERM`. Give secrets as references.",
+            "Environment of the instances. Besides it they get `PORT`, `HOLDFAST_SERVICE`, `HOLDFAST_INSTANCE`, `HOLDFAST_ORDINAL` and `HOLDFAST_INCARNATION`, and of the agent's environment `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `LANG`, `LC_*`, `TZ`, `TMPDIR` and `TERM`. Give secrets as references.",
         ),
         key(
             "env_files",
@@ -301,7 +301,7 @@ const fn probe(every: &'static str) -> [Key; 9] {
             Words("none"),
             Live,
             r#"["pg_isready", "-p", "{port}"]"#,
-            "Exit code 0 passes. Runs with the environment and user of the instance.",
+            "Exit code 0 passes. Runs in `workdir` with `env` and `PORT` of the instance, as the user of the agent.",
         ),
         key(
             "notify",
