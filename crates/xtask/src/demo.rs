@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -14,13 +14,16 @@ use clap::Args;
 
 use crate::load::{self, Summary};
 use crate::process::{self, left_behind};
-use crate::{install, lanes, steps};
+use crate::{install, lanes, picture, steps};
 
 #[derive(Args)]
 pub(crate) struct Options {
     /// Stop after the drills; exit code 0 only if every drill met its target and nothing is left behind
     #[arg(long)]
     once: bool,
+    /// Write the status and the table of drills as an SVG
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
 }
 
 /// Ports as `shop.toml` has them; a copy gets others when these are taken.
@@ -74,7 +77,13 @@ fn show(shop: &Shop, options: &Options, stop: &Arc<AtomicBool>) -> Result<()> {
         "\n{} requests a second from now on; breaking things on purpose",
         TRAFFIC.iter().map(|(_, rate)| rate).sum::<u64>()
     );
-    let drilled = process::run(shop.holdfast(&["drill", "--all"]), DRILLS_LIMIT, stop);
+    let (drilled, table) = shop.drill(stop);
+    if let Some(file) = &options.picture {
+        let status = shop.holdfast(&["status"]).output().context("cannot run holdfast status")?;
+        let text =
+            format!("$ holdfast status\n{}\n$ holdfast drill --all\n{table}", String::from_utf8_lossy(&status.stdout));
+        fs::write(file, picture::svg(&text)).with_context(|| format!("cannot write {}", file.display()))?;
+    }
     if !options.once && !stop.load(Ordering::Relaxed) {
         println!("\nthe shop is at http://127.0.0.1:{}/ until Ctrl-C; try, in another terminal:\n", shop.ports[0]);
         println!("    {}", shop.shown(&["status"]));
@@ -127,6 +136,18 @@ impl Shop {
 
     fn shown(&self, arguments: &[&str]) -> String {
         format!("{} {}", self.binary.display(), self.arguments(arguments).join(" "))
+    }
+
+    /// The table goes to the terminal and into a text; progress stays on stderr.
+    fn drill(&self, stop: &AtomicBool) -> (Result<()>, String) {
+        let mut table = String::new();
+        let mut command = self.holdfast(&["drill", "--all"]);
+        command.stdout(Stdio::piped());
+        let drilled = process::run_reading(command, DRILLS_LIMIT, stop, |line| {
+            println!("{line}");
+            table += &format!("{line}\n");
+        });
+        (drilled, table)
     }
 
     fn watch(&self, stop: &AtomicBool) -> Result<()> {

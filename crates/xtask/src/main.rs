@@ -9,6 +9,7 @@ mod install;
 mod lanes;
 mod licences;
 mod load;
+mod picture;
 mod process;
 mod references;
 mod results;

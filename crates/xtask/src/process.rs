@@ -9,21 +9,42 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::steps::{signal, typed};
+use crate::steps::{self, signal, typed};
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How long the last lines of a command that has ended may take to arrive.
+const LAST_LINES: Duration = Duration::from_millis(200);
 
 /// After SIGTERM a command may clean up behind itself for this long: a drill undoes its fault.
 const GRACE: Duration = Duration::from_secs(20);
 
 /// Runs a command on our terminal. At the deadline, or when `stop` is raised, it gets SIGTERM.
-pub(crate) fn run(mut command: Command, limit: Duration, stop: &AtomicBool) -> Result<()> {
+pub(crate) fn run(command: Command, limit: Duration, stop: &AtomicBool) -> Result<()> {
+    run_reading(command, limit, stop, |_| {})
+}
+
+/// The same; a stdout that is a pipe is handed on line by line.
+pub(crate) fn run_reading(
+    mut command: Command,
+    limit: Duration,
+    stop: &AtomicBool,
+    mut line: impl FnMut(&str),
+) -> Result<()> {
     let shown = typed(&command);
     let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
+    let lines = child.stdout.take().map(steps::read_lines);
+    let mut hand_on = |wait: Duration| {
+        while let Some(text) = lines.as_ref().and_then(|lines| lines.recv_timeout(wait).ok()) {
+            line(&text);
+        }
+    };
     let deadline = Instant::now() + limit;
     let mut kill_at = None;
     loop {
+        hand_on(Duration::ZERO);
         if let Some(status) = child.try_wait()? {
+            hand_on(LAST_LINES);
             if status.success() {
                 return Ok(());
             }

@@ -189,7 +189,7 @@ fn finish(mut command: Command, limit: Duration, interrupted: &AtomicBool, mut l
     Ok(())
 }
 
-fn read_lines(out: ChildStdout) -> Receiver<String> {
+pub(crate) fn read_lines(out: ChildStdout) -> Receiver<String> {
     let (send, lines) = mpsc::sync_channel(LINES_WAITING);
     thread::spawn(move || {
         for text in BufReader::new(out).lines().map_while(Result::ok) {

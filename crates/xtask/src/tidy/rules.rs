@@ -73,7 +73,8 @@ fn shape(source: &Source, add: &mut impl FnMut(Option<usize>, String)) {
         add(None, "a file named for no concept collects all of them; name what it holds".into());
     }
     let first = source.text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("#!["));
-    if !first.is_some_and(|line| line.starts_with("//!")) {
+    // The tests of a module stand under the header of that module.
+    if name != "tests.rs" && !first.is_some_and(|line| line.starts_with("//!")) {
         add(None, "no module header: begin with `//!` and one line that says what this file is".into());
     }
     let lines = source.text.lines().count();
@@ -128,8 +129,10 @@ fn safety(source: &Source, add: &mut impl FnMut(Option<usize>, String)) {
             add(Some(n), "unsafe outside crate `host`".into());
             continue;
         }
-        let from = n.saturating_sub(SAFETY_WITHIN);
-        if !lines[from..=n].iter().any(|line| line.contains("SAFETY:") || line.contains("# Safety")) {
+        // An unsafe function says it at its first block.
+        let below = if lines[n].contains("unsafe fn") { SAFETY_WITHIN } else { 0 };
+        let (from, to) = (n.saturating_sub(SAFETY_WITHIN), (n + below).min(lines.len() - 1));
+        if !lines[from..=to].iter().any(|line| line.contains("SAFETY:") || line.contains("# Safety")) {
             add(Some(n), "unsafe without a `SAFETY:` comment that says why it is sound".into());
         }
     }
