@@ -107,11 +107,14 @@ pub fn write_in_reserve(path: &Path, content: &[u8], sync: bool) -> Result<(), E
 }
 
 fn exchange(spare: &Path, path: &Path) -> io::Result<()> {
-    match renameat_with(CWD, spare, CWD, path, RenameFlags::EXCHANGE) {
-        Ok(()) => Ok(()),
-        // First time, or a file system without exchange: a plain rename is as atomic, only without a spare left.
-        Err(_) => fs::rename(spare, path),
+    if renameat_with(CWD, spare, CWD, path, RenameFlags::EXCHANGE).is_ok() {
+        return Ok(());
     }
+    // First time, or a file system without exchange: a plain rename is as atomic, but leaves no spare.
+    let size = fs::metadata(spare)?.len() as usize;
+    fs::rename(spare, path)?;
+    let _ = write_new(spare, &padded(&[], size), false);
+    Ok(())
 }
 
 fn padded(content: &[u8], size: usize) -> Vec<u8> {

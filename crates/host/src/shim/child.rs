@@ -29,7 +29,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) argv: &'a [String],
     pub(crate) env: Environment,
     pub(crate) account: Option<&'a Account>,
-    pub(crate) output: &'a Path,
+    /// Becomes standard output and error; see [`open_output`].
+    pub(crate) output: OwnedFd,
     pub(crate) stdin: Option<BorrowedFd<'a>>,
     /// In the order of LISTEN_FDS.
     pub(crate) listeners: Vec<(&'a str, BorrowedFd<'a>)>,
@@ -95,8 +96,6 @@ fn prepare(plan: Plan<'_>, program: &Path, workdir: &Path) -> Result<Ready, Fail
         Some(fd) => fd.try_clone_to_owned(),
         None => null().map(OwnedFd::from),
     };
-    // For reading too, so that the pipe never lacks a reader: the death of the shim gives the child no EPIPE.
-    let output = OpenOptions::new().read(true).write(true).open(plan.output);
     let passed = plan.listeners.iter().map(|(_, fd)| lift(fd.as_fd())).collect::<io::Result<Vec<_>>>();
     let dir = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_PATH).open(workdir);
     Ok(Ready {
@@ -105,7 +104,7 @@ fn prepare(plan: Plan<'_>, program: &Path, workdir: &Path) -> Result<Ready, Fail
         env: env.into_iter().map(pair).collect::<Result<_, _>>()?,
         listen_pid,
         stdin: lift(stdin.map_err(|e| system("standard input", e))?.as_fd()).map_err(|e| system("standard input", e))?,
-        output: lift(output.map_err(|e| system("output pipe", e))?.as_fd()).map_err(|e| system("output pipe", e))?,
+        output: lift(plan.output.as_fd()).map_err(|e| system("output pipe", e))?,
         passed: passed.map_err(|e| system("listening sockets", e))?,
         cgroup: plan.cgroup,
         workdir: dir.map_err(|e| workdir_failure(workdir, &e))?.into(),
@@ -398,6 +397,11 @@ pub(crate) fn make_output(path: &Path, account: Option<&Account>) -> io::Result<
         std::os::unix::fs::chown(path, Some(a.uid), Some(a.gid))?;
     }
     Ok(())
+}
+
+/// For reading too, so that the pipe never lacks a reader: the death of the shim gives the child no EPIPE.
+pub(crate) fn open_output(path: &Path) -> io::Result<OwnedFd> {
+    Ok(OpenOptions::new().read(true).write(true).open(path)?.into())
 }
 
 /// An owned copy of a raw descriptor number that this process got at exec.

@@ -5,7 +5,7 @@ mod requests;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use holdfast_policy::restart::Machine;
 use holdfast_policy::rng::Rng;
@@ -13,7 +13,7 @@ use holdfast_policy::{Incarnation, Timestamp};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
 
-use super::dir::{Dead, Dir, EXITS};
+use super::dir::{DEAD, Dead, Dir, EXITS};
 use super::log::Log;
 use super::notify::{Notify, Told};
 use super::signals::{Heard, Signals};
@@ -49,6 +49,7 @@ struct Run {
     ended: Option<(super::signals::Status, Timestamp)>,
     /// SIGKILL was sent to all; repeated until they are gone.
     killed: bool,
+    timed_out: bool,
 }
 
 struct Stopping {
@@ -62,7 +63,7 @@ struct Stopping {
 
 pub(crate) struct Keeper {
     dir: Dir,
-    fifo: PathBuf,
+    opened: Timestamp,
     spec: Spec,
     state: State,
     machine: Machine,
@@ -117,6 +118,8 @@ impl Keeper {
         let notify = if spec.notify { Some(Notify::open(&spec.instance).map_err(|e| broken(&dir, "notify socket", &e))?) } else { None };
         // Rings that cannot be made (no space at first start) cost records, not the service.
         let (events, exits) = (EventRing::open(&dir.events()).ok(), Ring::open(&dir.exits(), EXITS).ok());
+        // Made now, so that this generation can be declared over when the disk is full.
+        let _ = Ring::open(&dir.dead(), DEAD);
         let machine = Machine::new((&spec.restart).into(), spec.oneshot, Rng::from_seed(seed()));
         let state = first_state(&spec);
         let intent = if spec.autostart { Intent::Run } else { Intent::Rest };
@@ -144,7 +147,7 @@ impl Keeper {
             dirty: true,
             oom_score_adj: protect_from_oom(),
             _lock: lock,
-            fifo: dir.fifo(),
+            opened: clock::now(),
             dir,
             spec,
         })
@@ -155,7 +158,7 @@ impl Keeper {
         loop {
             self.tick(clock::now());
             self.tell();
-            if self.intent == Intent::Leave && self.run.is_none() {
+            if self.intent == Intent::Leave && self.run.is_none() || self.is_done() {
                 break;
             }
             self.set_timer();
@@ -251,11 +254,12 @@ impl Keeper {
         }
     }
 
+    /// Told at 1, 2, 4, 8, … lines: the disk may be full for long.
     fn note_dropped_lines(&mut self) {
         let dropped = self.log.dropped_lines();
-        if dropped != self.state.log_lines_dropped {
-            // Pushed with the next change: the disk may be full for long, and each chunk would be a push.
+        if dropped > 0 && dropped >= self.state.log_lines_dropped.saturating_mul(2) {
             self.state.log_lines_dropped = dropped;
+            self.dirty = true;
         }
     }
 
@@ -294,6 +298,7 @@ impl Keeper {
     /// Pushes the state to all clients and writes it to its file, when it changed.
     fn tell(&mut self) {
         if std::mem::take(&mut self.dirty) {
+            self.state.log_lines_dropped = self.log.dropped_lines();
             self.state.failures = self.machine.failures();
             self.state.crash_looping = self.machine.crash_looping();
             self.state.attempts_exhausted = self.machine.exhausted();
@@ -392,7 +397,7 @@ fn protect_from_oom() -> Option<i32> {
     std::fs::write(SCORE, "-900").is_ok().then_some(own)
 }
 
-fn resolve_account(spec: &Spec) -> Result<Option<Account>, Failure> {
+pub(crate) fn resolve_account(spec: &Spec) -> Result<Option<Account>, Failure> {
     let group = spec.group.as_deref();
     let failed = |e: user::Error| Failure { code: e.code().into(), text: format!("cannot start: {e}"), hint: e.hint() };
     match &spec.user {

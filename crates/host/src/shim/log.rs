@@ -23,6 +23,7 @@ const LINE_BYTES_MAX: usize = 32 * 1024;
 /// A rotated name beyond this is a mistake in the configuration.
 const KEEP_MAX: u32 = 1000;
 
+#[derive(Debug)]
 pub(crate) struct Log {
     pipe: File,
     sink: Sink,
@@ -32,6 +33,7 @@ pub(crate) struct Log {
 }
 
 /// The files.
+#[derive(Debug)]
 struct Sink {
     dir: PathBuf,
     file: Option<File>,
@@ -75,7 +77,8 @@ impl Log {
 
     /// Writes a line that has no end yet: its writer is gone.
     pub(crate) fn finish(&mut self) {
-        while self.drain() {}
+        // Once: as much as the pipe holds. Somebody may go on writing for ever.
+        self.drain();
         if !self.partial.is_empty() {
             self.take(b"\n");
         }

@@ -17,6 +17,8 @@ use crate::shim::state::{Exit, Failure, Phase};
 /// Descendants that outlive SIGKILL (waiting for a dead disk) hold up the next start for this long; a fenced
 /// instance waits for them for ever.
 const LEFTOVERS_MAX: Duration = Duration::from_secs(5);
+/// For how long a job waits to be given its input.
+const UNUSED_MAX: Duration = Duration::from_secs(60);
 /// SIGKILL is repeated this often, for what was born meanwhile.
 const KILL_AGAIN: Duration = Duration::from_millis(20);
 
@@ -26,6 +28,9 @@ impl Keeper {
         if self.machine.handle_time(now) {
             self.dirty = true;
             self.record("", "", "ready for long enough, earlier failures are forgotten", &[]);
+        }
+        if self.waits_in_vain(now) {
+            self.request_exit("nobody gave it what it needs to start", None);
         }
         self.watch_limits(now);
         self.watch_stop(now);
@@ -45,11 +50,27 @@ impl Keeper {
             alive.and_then(|r| r.stopping.as_ref()).map(|s| s.kill_at),
             alive.and_then(|_| self.state.deadline_boot_ns).filter(|_| self.spec.fenced).map(Timestamp::from_nanos),
             alive.filter(|r| r.stopping.is_none()).and_then(|r| self.run_limit(r)),
+            self.waits_until(),
             sweeping.map(|_| clock::now() + KILL_AGAIN),
         ]
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// A job whose owner died between launching it and handing over its input.
+    fn waits_in_vain(&self, now: Timestamp) -> bool {
+        self.spec.leaves_when_done && self.intent == Intent::Run && self.waits_until().is_some_and(|at| now >= at)
+    }
+
+    fn waits_until(&self) -> Option<Timestamp> {
+        (self.spec.leaves_when_done && self.state.incarnation.run == 0).then(|| self.opened + UNUSED_MAX)
+    }
+
+    /// A job that is over and whose result is kept.
+    pub(super) fn is_done(&self) -> bool {
+        let over = matches!(self.state.phase, Phase::Completed | Phase::Failed | Phase::Stopped);
+        self.spec.leaves_when_done && self.run.is_none() && over
     }
 
     fn run_limit(&self, run: &Run) -> Option<Timestamp> {
@@ -71,6 +92,9 @@ impl Keeper {
                 hint: None,
             });
             self.kill_all();
+            if let Some(run) = &mut self.run {
+                run.timed_out = true;
+            }
         }
     }
 
@@ -115,7 +139,7 @@ impl Keeper {
 
     fn handle_started(&mut self, now: Timestamp, who: Identity) {
         self.machine.handle_started(now);
-        let run = Run { who, started: now, oom_kills_before: self.oom_kills(), stopping: None, ended: None, killed: false };
+        let run = Run { who, started: now, oom_kills_before: self.oom_kills(), stopping: None, ended: None, killed: false, timed_out: false };
         self.run = Some(run);
         let state = &mut self.state;
         state.restarts = u64::from(state.incarnation.run.saturating_sub(1));
@@ -171,7 +195,7 @@ impl Keeper {
             argv,
             env,
             account: self.account.as_ref(),
-            output: &self.fifo,
+            output: child::open_output(&self.dir.fifo()).map_err(|e| self.output_failure(&e))?,
             stdin,
             listeners,
             cgroup: self.leaf.as_ref().map(entrance).transpose()?,
@@ -400,6 +424,7 @@ impl Keeper {
             code: status.code,
             signal: status.signal,
             oom,
+            timed_out: run.timed_out,
             wanted: run.stopping.is_some(),
             boot_id: clock::boot_id().to_owned(),
             started_boot_ns: run.started.as_nanos(),
