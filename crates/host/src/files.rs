@@ -39,7 +39,9 @@ impl Error {
 
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::CreateDir { source, .. } | Error::Write { source, .. } | Error::Read { source, .. } => hint_of(source),
+            Error::CreateDir { source, .. } | Error::Write { source, .. } | Error::Read { source, .. } => {
+                hint_of(source)
+            }
             Error::TooLarge { .. } => None,
             Error::Damaged { path, .. } => Some(format!("move {} away; it is written again", path.display())),
         }
@@ -75,7 +77,8 @@ pub fn create_dir(path: &Path) -> Result<(), Error> {
 pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), Error> {
     let wrap = |source| Error::Write { path: path.to_owned(), source };
     let fresh = beside(path, ".new");
-    let result = write_new(&fresh, content, true).and_then(|()| fs::rename(&fresh, path)).and_then(|()| sync_parent(path));
+    let result =
+        write_new(&fresh, content, true).and_then(|()| fs::rename(&fresh, path)).and_then(|()| sync_parent(path));
     if result.is_err() {
         let _ = fs::remove_file(&fresh);
     }

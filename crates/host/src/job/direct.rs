@@ -71,7 +71,8 @@ impl Job {
 
     /// A probe as one line: the program's name and its arguments.
     pub fn command_line(&self) -> String {
-        let name = self.argv.first().map(|a| Path::new(a).file_name().map_or(a.clone(), |n| n.to_string_lossy().into_owned()));
+        let name =
+            self.argv.first().map(|a| Path::new(a).file_name().map_or(a.clone(), |n| n.to_string_lossy().into_owned()));
         name.into_iter().chain(self.argv.iter().skip(1).cloned()).collect::<Vec<_>>().join(" ")
     }
 }
@@ -89,7 +90,10 @@ impl Direct {
         let pidfd = self.process.pidfd().try_clone()?;
         // SAFETY: both descriptors are owned by their `AsyncFd` and never replaced.
         let (reader, ended) = unsafe {
-            (AsyncFd::register_with_interest(reader, Interest::READABLE)?, AsyncFd::register_with_interest(pidfd, Interest::READABLE)?)
+            (
+                AsyncFd::register_with_interest(reader, Interest::READABLE)?,
+                AsyncFd::register_with_interest(pidfd, Interest::READABLE)?,
+            )
         };
         let mut open = true;
         loop {

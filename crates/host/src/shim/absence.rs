@@ -47,7 +47,8 @@ pub fn absent(dir: &Path) -> Result<Option<Absence>, files::Error> {
     let state = dir.read_state();
     let spec = dir.read_spec().ok();
     let log = spec.as_ref().and_then(|spec| Log::open(&dir.fifo(), &dir.logs(), spec.log.clone()).ok());
-    let generation = spec.map(|spec| spec.generation).or_else(|| state.as_ref().map(|s| s.incarnation.generation)).unwrap_or(0);
+    let generation =
+        spec.map(|spec| spec.generation).or_else(|| state.as_ref().map(|s| s.incarnation.generation)).unwrap_or(0);
     if dir.read_dead().is_none_or(|dead| dead.generation < generation) {
         Dead::now(generation, "reader").write(&dir).map_err(failed(dir.dead()))?;
     }

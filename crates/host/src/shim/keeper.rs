@@ -11,7 +11,9 @@ use holdfast_policy::restart::Machine;
 use holdfast_policy::rng::Rng;
 use holdfast_policy::{Incarnation, Timestamp};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 
 use super::dir::{DEAD, Dead, Dir, EXITS};
 use super::log::Log;
@@ -115,7 +117,11 @@ impl Keeper {
         super::child::make_output(&dir.fifo(), None).map_err(|e| broken(&dir, "output pipe", &e))?;
         let log = Log::open(&dir.fifo(), &dir.logs(), spec.log.clone()).map_err(|e| broken(&dir, "output pipe", &e))?;
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK);
-        let notify = if spec.notify { Some(Notify::open(&spec.instance).map_err(|e| broken(&dir, "notify socket", &e))?) } else { None };
+        let notify = if spec.notify {
+            Some(Notify::open(&spec.instance).map_err(|e| broken(&dir, "notify socket", &e))?)
+        } else {
+            None
+        };
         // Rings that cannot be made (no space at first start) cost records, not the service.
         let (events, exits) = (EventRing::open(&dir.events()).ok(), Ring::open(&dir.exits(), EXITS).ok());
         // Made now, so that this generation can be declared over when the disk is full.
@@ -352,7 +358,10 @@ fn read_spec(dir: &Dir, generation: u64) -> Result<Spec, Failure> {
     let spec = dir.read_spec().map_err(|e| Failure { code: e.code().into(), text: e.to_string(), hint: e.hint() })?;
     let refuse = |text: String| Failure { code: "HF0207".into(), text, hint: None };
     if spec.generation != generation {
-        return Err(refuse(format!("launched for generation {generation}, the directory is of generation {}", spec.generation)));
+        return Err(refuse(format!(
+            "launched for generation {generation}, the directory is of generation {}",
+            spec.generation
+        )));
     }
     if dir.read_dead().is_some_and(|dead| dead.generation >= generation) {
         return Err(refuse(format!("generation {generation} is over")));

@@ -137,7 +137,8 @@ impl Sink {
         let result = if told > 0 {
             let stamp = clock::utc_text(clock::wall_ms());
             let stamp = String::from_utf8_lossy(&stamp);
-            let mut all = format!("{stamp} holdfast: {told} log lines were dropped, the disk took no more\n").into_bytes();
+            let mut all =
+                format!("{stamp} holdfast: {told} log lines were dropped, the disk took no more\n").into_bytes();
             all.extend_from_slice(bytes);
             self.put(&all)
         } else {
@@ -263,8 +264,10 @@ mod tests {
             writeln!(bed.writer, "{i} {}", "x".repeat(40)).unwrap();
             bed.log.drain();
         }
-        let mut names: Vec<String> =
-            fs::read_dir(bed.root.path().join("log")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(bed.root.path().join("log"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         assert_eq!(names, ["1", "2", "current"]);
         assert!(text(&bed, "current").contains(" 9 ") && text(&bed, "2").contains(" 7 "));

@@ -139,7 +139,15 @@ impl Keeper {
 
     fn handle_started(&mut self, now: Timestamp, who: Identity) {
         self.machine.handle_started(now);
-        let run = Run { who, started: now, oom_kills_before: self.oom_kills(), stopping: None, ended: None, killed: false, timed_out: false };
+        let run = Run {
+            who,
+            started: now,
+            oom_kills_before: self.oom_kills(),
+            stopping: None,
+            ended: None,
+            killed: false,
+            timed_out: false,
+        };
         self.run = Some(run);
         let state = &mut self.state;
         state.restarts = u64::from(state.incarnation.run.saturating_sub(1));
@@ -352,7 +360,12 @@ impl Keeper {
         }
         self.kill_all();
         if !self.spec.fenced && now.since(ended) >= LEFTOVERS_MAX {
-            self.record("", "", "processes were left that SIGKILL does not end", &[("pids", format!("{:?}", signals::children()))]);
+            self.record(
+                "",
+                "",
+                "processes were left that SIGKILL does not end",
+                &[("pids", format!("{:?}", signals::children()))],
+            );
             self.conclude();
         }
     }
