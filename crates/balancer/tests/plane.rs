@@ -6,4 +6,11 @@ mod plane {
     mod setup;
 
     mod basics;
+    mod control;
+    mod framing;
+    mod hang;
+    mod limits;
+    mod load;
+    mod replay;
+    mod smuggling;
 }
