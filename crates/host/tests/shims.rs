@@ -1,4 +1,5 @@
 //! Real shims and real children.
+#![allow(clippy::unwrap_used)]
 
 #[path = "shims/bed.rs"]
 mod bed;

@@ -159,3 +159,94 @@ async fn an_instance_in_a_cgroup_leaves_nothing_in_it() {
     client.closed().await;
     eventually("the cgroup is removed", || !leaf.exists());
 }
+
+#[tokio::test]
+async fn an_agent_under_a_shim_takes_no_instance_with_it() {
+    let mut bed = Bed::new();
+    let inner = shim::Dir::new(bed.path("run/web-2"));
+    let spec = Spec { instance: "web-2".into(), generation: 1, ..sh("exec sleep 600") };
+    inner.write_spec(&spec).unwrap();
+    // As the agent does: from within an instance, detached by a double fork, without the mark.
+    let launch = format!(
+        "(setsid env -u HOLDFAST_DIR {} __shim {} 1 > {} &) ; exec sleep 600",
+        exe().display(),
+        inner.path().display(),
+        bed.path("verdict").display()
+    );
+    bed.launch(Spec { spares_descendants: true, ..sh(&launch) });
+    let mut client = bed.client().await;
+    let agent = until(&mut client, "the agent", |s| s.child.is_some()).await.child.unwrap();
+    eventually("the instance runs", || inner.read_state().is_some_and(|s| s.child.is_some()));
+    let state = inner.read_state().unwrap();
+    let (keeper, child) = (state.shim.unwrap(), state.child.unwrap());
+    process::signal(agent, libc::SIGKILL).unwrap();
+    until(&mut client, "the next agent", |s| s.incarnation.run >= 2 && s.child.is_some()).await;
+    assert!(process::is_alive(keeper) && process::is_alive(child), "an agent's death");
+    bed.kill_shim();
+    let absence = shim::absent(bed.dir.path()).unwrap().unwrap();
+    assert!(absence.kill_orphans(LIMIT).unwrap().is_empty());
+    assert!(process::is_alive(keeper) && process::is_alive(child), "the death of the agent's shim");
+    process::signal(keeper, libc::SIGKILL).unwrap();
+    eventually("the inner shim is gone", || !process::is_alive(keeper));
+    let absence = shim::absent(inner.path()).unwrap().unwrap();
+    assert!(absence.kill_orphans(LIMIT).unwrap().is_empty());
+    assert!(!process::is_alive(child));
+}
+
+/// Ten quick deaths: how long from SIGKILL to a new process, as seen from outside.
+#[tokio::test]
+async fn a_killed_child_is_replaced_within_milliseconds() {
+    let mut spec = Spec { argv: vec!["sleep".into(), "600".into()], ..Spec::default() };
+    (spec.restart.base_ms, spec.restart.max_ms) = (0, 0);
+    let (_bed, mut client) = Bed::start(spec).await;
+    let mut took = Vec::new();
+    for run in 1..=10 {
+        let state = until(&mut client, "the next run", |s| s.incarnation.run == run && s.child.is_some()).await;
+        let killed = clock::now();
+        process::signal(state.child.unwrap(), libc::SIGKILL).unwrap();
+        let state = until(&mut client, "its successor", |s| s.incarnation.run == run + 1 && s.child.is_some()).await;
+        took.push((state.started_boot_ns.saturating_sub(killed.as_nanos())) / 1000);
+    }
+    took.sort_unstable();
+    println!("from SIGKILL to the new process, in microseconds: {took:?}");
+    assert!(took[5] < 15_000, "the median is to stay under 15 ms: {took:?}");
+}
+
+#[tokio::test]
+async fn many_shims_are_launched_quickly() {
+    const COUNT: u32 = 100;
+    let root = tempfile::tempdir().unwrap();
+    let begun = std::time::Instant::now();
+    let dirs: Vec<_> = (1..=COUNT).map(|i| root.path().join(format!("run/web-{i}"))).collect();
+    for dir in &dirs {
+        let spec = Spec {
+            instance: "web-1".into(),
+            generation: 1,
+            argv: vec!["sleep".into(), "600".into()],
+            ..Spec::default()
+        };
+        shim::Dir::new(dir).write_spec(&spec).unwrap();
+    }
+    let written = begun.elapsed();
+    let launches = dirs.iter().map(|dir| shim::launch_async(exe().to_owned(), dir.clone(), 1));
+    let tasks: Vec<_> = launches.map(tokio::spawn).collect();
+    let mut shims = Vec::new();
+    for task in tasks {
+        shims.push(task.await.unwrap().unwrap());
+    }
+    let launched = begun.elapsed();
+    for dir in &dirs {
+        let mut client = shim::Client::connect(dir, LIMIT).await.unwrap();
+        until(&mut client, "started", |s| s.child.is_some()).await;
+    }
+    println!(
+        "{COUNT} specs written in {written:?}, launched after {launched:?}, all started after {:?}",
+        begun.elapsed()
+    );
+    for shim in shims {
+        process::signal(shim, libc::SIGTERM).unwrap();
+    }
+    eventually("all are stopped", || {
+        dirs.iter().all(|dir| shim::absent(dir).unwrap().is_some_and(|a| a.orphans().is_empty()))
+    });
+}

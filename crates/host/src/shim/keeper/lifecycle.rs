@@ -48,7 +48,7 @@ impl Keeper {
             self.next_start.filter(|_| self.run.is_none() && self.may_start()),
             self.machine.forgets_at().filter(|_| alive.is_some()),
             alive.and_then(|r| r.stopping.as_ref()).map(|s| s.kill_at),
-            alive.and_then(|_| self.state.deadline_boot_ns).filter(|_| self.spec.fenced).map(Timestamp::from_nanos),
+            alive.and(self.state.deadline_boot_ns).filter(|_| self.spec.fenced).map(Timestamp::from_nanos),
             alive.filter(|r| r.stopping.is_none()).and_then(|r| self.run_limit(r)),
             self.waits_until(),
             sweeping.map(|_| clock::now() + KILL_AGAIN),
@@ -124,7 +124,7 @@ impl Keeper {
         self.state.incarnation = Incarnation { run: before.run + 1, ..before };
         self.next_start = None;
         match self.spawn() {
-            Ok(who) => self.handle_started(now, who),
+            Ok(who) => self.handle_started(clock::now(), who),
             Err(failure) => {
                 self.state.incarnation = before;
                 let decision = self.machine.handle_exit(now, Ended::NotStarted);
