@@ -60,16 +60,22 @@ impl Aim {
         }
     }
 
+    /// As events name it.
+    pub(crate) fn subject(&self) -> String {
+        let kind = if self.struck.len() > 1 { "service" } else { "instance" };
+        format!("{kind}/{}", self.target)
+    }
+
     /// What the rules of starting must know; the probe counts are added by who probed.
     pub(crate) fn facts(&self, status: &Status) -> Facts {
         let target = self.service.as_deref().and_then(|name| status.service(name));
         let is_other = |s: &&Service| Some(s.name.as_str()) != self.service.as_deref();
         let behind = status.balancer(&self.balancer).map(|b| b.service.as_str());
         let concerns = |subject: &&String| {
-            let of_service = |name: &str| {
-                subject.as_str() == name || subject.parse::<InstanceId>().is_ok_and(|id| &*id.service == name)
-            };
-            self.subjects.contains(*subject)
+            let name = subject.rsplit('/').next().unwrap_or_default();
+            let service = name.parse::<InstanceId>().ok().map(|id| id.service);
+            let of_service = |wanted: &str| name == wanted || service.as_deref() == Some(wanted);
+            self.subjects.iter().any(|s| s == name)
                 || self.service.as_deref().is_some_and(of_service)
                 || behind.is_some_and(of_service)
                 || of_service(&self.balancer)

@@ -9,6 +9,7 @@ mod burn;
 mod error;
 pub mod guard;
 pub mod prober;
+mod record;
 mod report;
 mod runner;
 mod session;

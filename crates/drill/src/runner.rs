@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use holdfast_config::Fault;
 use holdfast_host::clock;
 use holdfast_policy::Timestamp;
 use holdfast_policy::drill::{Facts, refusals};
@@ -14,10 +15,11 @@ use crate::aim::Aim;
 use crate::error::DrillError;
 use crate::guard::Guard;
 use crate::prober::{Counts, Plan, Prober};
+use crate::record::Record;
 use crate::report::{Forecast, Report, Reports};
 use crate::spec::{Spec, blast, is_blow};
 use crate::strike;
-use crate::system::{Inject, Status, System};
+use crate::system::{Inject, Status, System, Unanswered, within};
 use crate::undo::{DrillLock, Journal};
 use crate::watcher::Watcher;
 
@@ -27,7 +29,7 @@ mod verdict;
 
 /// The probe stream must be clean for this long before anything is broken.
 const LOOK_BEFORE: Duration = Duration::from_secs(2);
-/// At most this long until the prober's last outstanding requests and the system are well again.
+/// At most this long until all is well again.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 /// The guard undoes this long after the runner should have.
 const GUARD_GRACE: Duration = Duration::from_secs(5);
@@ -72,6 +74,7 @@ pub struct Progress {
 
 pub struct Runner {
     setup: Setup,
+    node: String,
 }
 
 /// Everything of one drill under way.
@@ -85,7 +88,12 @@ struct Scene<'a> {
 
 impl Runner {
     pub fn new(setup: Setup) -> Runner {
-        Runner { setup }
+        Runner { setup, node: String::new() }
+    }
+
+    /// The node's name in the events that drills leave for the journal.
+    pub fn on_node(self, node: impl Into<String>) -> Runner {
+        Runner { node: node.into(), ..self }
     }
 
     /// All of `specs`, one after the other. One that is refused or cannot be aimed is reported and the next one run;
@@ -112,7 +120,7 @@ impl Runner {
 
     /// What `spec` would hit; does nothing.
     pub async fn dry_run(&self, spec: &Spec) -> Result<Forecast, DrillError> {
-        let status = self.setup.system.status().await?;
+        let status = self.status().await?;
         let aim = Aim::take(&spec.drill, &status)?;
         let reasons = refusals(blast(spec.drill.fault), &aim.facts(&status), false);
         Ok(forecast::forecast(spec, &aim, &status, &reasons))
@@ -130,7 +138,7 @@ impl Runner {
 
     /// Nothing is touched here: is all well, and do clients get answers?
     async fn look<'a>(&self, spec: &'a Spec, journal: Journal) -> Result<Scene<'a>, DrillError> {
-        let status = self.setup.system.status().await?;
+        let status = self.status().await?;
         let aim = Aim::take(&spec.drill, &status)?;
         self.refuse(spec, &aim.facts(&status), false)?;
         let prober = Prober::start(plan(spec, &aim)).map_err(DrillError::Prober)?;
@@ -142,7 +150,7 @@ impl Runner {
         if self.interrupted() {
             return Err(DrillError::Interrupted { drill: spec.drill.name.clone() });
         }
-        let before = self.setup.system.status().await?;
+        let before = self.status().await?;
         let aim = Aim::take(&spec.drill, &before)?;
         let Counts { finished: probes, failed: probes_failed, .. } = prober.counts();
         self.refuse(spec, &Facts { probes, probes_failed, ..aim.facts(&before) }, true)?;
@@ -160,6 +168,7 @@ impl Runner {
     async fn carry_out(&self, scene: Scene<'_>) -> Result<Report, DrillError> {
         let Scene { spec, aim, journal, .. } = &scene;
         let held = if is_blow(spec.drill.fault) { Duration::ZERO } else { spec.drill.hold };
+        let mut record = Record::open(&self.setup.dir, &self.node, &spec.drill.name, aim);
         let guard = Guard::start(&self.setup.guard, &self.setup.dir, clock::now() + held + GUARD_GRACE)?;
         strike::intend(aim, spec, journal)?;
         let watcher = self.watch(aim).await;
@@ -172,8 +181,12 @@ impl Runner {
                 return Err(e);
             }
         };
+        record.note("steady", "struck", spec.drill.fault.name());
         let seen = observe::Observation::start(self, &scene, guard, injected, held).watch().await;
-        self.report(scene, watcher, seen).await
+        let report = self.report(scene, watcher, seen).await?;
+        record.note("struck", if report.passed { "passed" } else { "failed" }, &report.why_not.join("; "));
+        record.keep(&report);
+        Ok(report)
     }
 
     /// Started before the blow and left one attempt to see it well.
@@ -191,6 +204,10 @@ impl Runner {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         Some(watcher)
+    }
+
+    async fn status(&self) -> Result<Status, Unanswered> {
+        within("read the status", self.setup.system.status()).await
     }
 
     fn interrupted(&self) -> bool {
@@ -216,5 +233,7 @@ fn plan(spec: &Spec, aim: &Aim) -> Plan {
 
 fn deadline(spec: &Spec, injected: Timestamp, held: Duration) -> Timestamp {
     let asked = spec.goals.recover.unwrap_or_default() * 2;
-    injected + held + RECOVERY_LIMIT.max(asked)
+    // The back-off of a crash loop grows, and its incident closes only after a stable time.
+    let own = if spec.drill.fault == Fault::CrashLoop { RECOVERY_LIMIT * 3 } else { RECOVERY_LIMIT };
+    injected + held + own.max(asked)
 }

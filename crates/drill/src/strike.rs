@@ -9,7 +9,7 @@ use crate::aim::{Aim, Blow};
 use crate::error::DrillError;
 use crate::session::{self, SIGKILL};
 use crate::spec::Spec;
-use crate::system::{Inject, PlaneFault, Process, Status};
+use crate::system::{Inject, PlaneFault, Process, Status, within};
 use crate::undo::{Journal, Undo};
 
 /// Runs killed in a crash loop: the back-off must have grown visibly.
@@ -70,7 +70,7 @@ pub(crate) async fn strike(aim: &Aim, spec: &Spec, inject: &dyn Inject) -> Resul
                 until_boot_ns: (injected + spec.drill.hold + PLANE_GRACE).as_nanos(),
             };
             for control in controls {
-                inject.inject(control, &fault).await.map_err(|e| failed(e.to_string()))?;
+                within("set a fault", inject.inject(control, &fault)).await.map_err(|e| failed(e.to_string()))?;
             }
         }
         Blow::Burn { addr, path } => {

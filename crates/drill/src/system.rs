@@ -28,11 +28,22 @@ impl Unanswered {
     }
 }
 
+/// The longest that one answer is waited for.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+/// `answer` within its limit.
+pub(crate) async fn within<T>(operation: &'static str, answer: Answer<'_, T>) -> Result<T, Unanswered> {
+    match tokio::time::timeout(ANSWER_LIMIT, answer).await {
+        Ok(answered) => answered,
+        Err(_) => Err(Unanswered::new(operation, format!("there was no answer for {} s", ANSWER_LIMIT.as_secs()))),
+    }
+}
+
 /// The running system. The binary implements it over the agent's API.
 pub trait System: Send + Sync {
     /// Everything as it is now.
     fn status(&self) -> Answer<'_, Status>;
-    /// Incidents on `subject` (an instance, a service, a balancer) detected at `since` or later.
+    /// Incidents on `subject` (`web-2`, `web`, `_balancer-1`, `_agent-1`) detected at `since` or later.
     fn incidents<'a>(&'a self, subject: &'a str, since: Timestamp) -> Answer<'a, Vec<Incident>>;
 }
 
@@ -52,7 +63,7 @@ pub struct Status {
     pub services: Vec<Service>,
     pub balancers: Vec<Balancer>,
     pub planes: Vec<Plane>,
-    /// Subjects of the incidents that are open.
+    /// Subjects of the incidents that are open; a kind in front (`instance/web-2`) is ignored.
     pub open_incidents: Vec<String>,
     /// Scopes that are paused; `all` for everything.
     pub pauses: Vec<String>,
@@ -61,6 +72,7 @@ pub struct Status {
 #[derive(Clone, Debug)]
 pub struct Service {
     pub name: String,
+    /// Instances wanted ready; 0 for a job that completed.
     pub desired: u32,
     pub min_available: u32,
     /// Names of the services it comes after.

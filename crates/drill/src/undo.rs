@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DrillError;
 use crate::session;
-use crate::system::{Inject, Process};
+use crate::system::{Inject, Process, within};
 
 const VERSION: u32 = 1;
 const JOURNAL: &str = "undo.jsonl";
@@ -158,7 +158,9 @@ async fn perform(undo: &Undo, inject: &dyn Inject) -> Result<(), String> {
         Undo::Continue { leader, boot_id } => {
             session::resume(*leader, boot_id).map_err(|e| format!("cannot continue process {}: {e}", leader.pid))
         }
-        Undo::Clear { control, fault } => inject.clear(control, fault).await.map_err(|e| e.to_string()),
+        Undo::Clear { control, fault } => {
+            within("clear a fault", inject.clear(control, fault)).await.map_err(|e| e.to_string())
+        }
     }
 }
 

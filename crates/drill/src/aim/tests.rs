@@ -130,12 +130,12 @@ fn each_fault_strikes_what_it_says() {
 #[test]
 fn facts_tell_the_target_from_the_rest() {
     let mut town = town();
-    town.open_incidents = vec!["lonely-1".into(), "web-3".into(), "_balancer-1".into(), "store-1".into()];
+    town.open_incidents = vec!["lonely-1".into(), "web-3".into(), "instance/_balancer-1".into(), "store-1".into()];
     let aim = Aim::take(&drill(Fault::Kill, Some("api")), &town).unwrap();
     let facts = aim.facts(&town);
     assert_eq!((facts.desired, facts.ready, facts.planes), (2, 2, 2));
     assert_eq!(facts.not_ready_elsewhere, vec!["web"]);
-    assert_eq!(facts.open_incidents, vec!["web-3", "_balancer-1"], "its own, its balancer's, holdfast's");
+    assert_eq!(facts.open_incidents, vec!["web-3", "instance/_balancer-1"], "its own, its balancer's, holdfast's");
     let reasons = refusals(blast(Fault::Kill), &facts, false);
     assert!(reasons.contains(&Refusal::NotReadyElsewhere(vec!["web".into()])), "{reasons:?}");
 }

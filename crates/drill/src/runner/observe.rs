@@ -19,8 +19,8 @@ const STEADY_FOR: Duration = Duration::from_secs(1);
 /// Half of all answers failing is more than the loss of one of two instances explains.
 const FAILED_SHARE_MAX: f64 = 0.5;
 const FAILED_REQUESTS_MIN: u64 = 50;
-/// The system's answer to one question; the agent may be the one that was killed.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// An operator who pressed Ctrl-C is kept no longer than this; everything is undone by then.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was seen.
 pub(super) struct Course {
@@ -109,7 +109,8 @@ impl<'a> Observation<'a> {
     }
 
     async fn settle(mut self) -> Course {
-        let last = clock::now() + RECOVERY_LIMIT;
+        let patience = if self.seen.stopped == Some(Stop::Interrupted) { PATIENCE } else { RECOVERY_LIMIT };
+        let last = clock::now() + patience;
         let hopeless = self.seen.stopped == Some(Stop::TimeLimit);
         loop {
             let status = self.ask().await;
@@ -125,9 +126,9 @@ impl<'a> Observation<'a> {
         }
     }
 
-    /// `None` while nobody answers.
+    /// `None` while nobody answers: the agent may be the one that was killed.
     async fn ask(&self) -> Option<Status> {
-        tokio::time::timeout(ANSWER_LIMIT, self.runner.setup.system.status()).await.ok()?.ok()
+        self.runner.status().await.ok()
     }
 
     fn note_rotation(&mut self, status: &Status, now: Timestamp) {
@@ -206,7 +207,8 @@ impl<'a> Observation<'a> {
             .chain([status.agent])
             .flatten();
         let struck_are_replaced = processes.all(|p| !self.killed.contains(&p));
-        let crashes_done = !matches!(aim.blow, Blow::KillAgain(..)) || self.killed.len() >= strike::CRASHES as usize;
+        let goes_on = matches!(aim.blow, Blow::KillAgain(..)) && self.seen.stopped.is_none();
+        let crashes_done = !goes_on || self.killed.len() >= strike::CRASHES as usize;
         let planes = |s: &Status| s.planes.iter().filter(|p| p.ready).count();
         let rotation = status.balancer(&aim.balancer).map_or(&[][..], |b| &b.endpoints);
         let struck_are_back = rotation.iter().filter(|e| aim.struck.contains(&e.instance)).all(|e| e.in_rotation);

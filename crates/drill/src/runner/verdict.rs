@@ -13,7 +13,7 @@ use crate::error::DrillError;
 use crate::prober::{Record, millis, summarize};
 use crate::report::Report;
 use crate::spec::blast;
-use crate::system::{Incident, Status};
+use crate::system::{Incident, Status, within};
 use crate::watcher::{Outside, Watcher};
 
 /// An incident's last time is journaled a moment after the status shows it.
@@ -99,7 +99,9 @@ impl Runner {
         loop {
             let mut found = Vec::new();
             for subject in &scene.aim.subjects {
-                let asked = self.setup.system.incidents(subject, seen.injected).await.unwrap_or_default();
+                let asked = within("read the incidents", self.setup.system.incidents(subject, seen.injected))
+                    .await
+                    .unwrap_or_default();
                 found.extend(asked.into_iter().filter(|i| i.detected >= seen.injected));
             }
             let over = !found.is_empty() && found.iter().all(|i| i.ready.is_some());

@@ -13,7 +13,7 @@ pub(crate) fn serve() {
     // Ends with the test that started it, however that ends: its pipe breaks.
     std::thread::spawn(|| {
         let mut nothing = [0u8; 1];
-        std::io::stdin().read(&mut nothing).ok();
+        std::io::stdin().read_exact(&mut nothing).ok();
         std::process::exit(0);
     });
     for stream in listener.incoming().flatten() {

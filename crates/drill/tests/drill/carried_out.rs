@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use holdfast_config::{Fault, Targets};
 use holdfast_drill::Phase;
+use holdfast_host::ring::RingReader;
 
 use crate::village::{Place, spec, state};
 
@@ -16,7 +17,8 @@ async fn a_killed_instance_costs_no_request_and_its_times_agree_with_the_outside
     let place = Place::of(2);
     let before = place.village.processes();
     let targets = Targets { failed: Some(0), detect: Some(Duration::from_millis(500)), ..Targets::default() };
-    let report = place.runner(quiet).run(&spec(Fault::Kill, |d| d.targets = targets)).await.unwrap();
+    let runner = place.runner(quiet).on_node("here");
+    let report = runner.run(&spec(Fault::Kill, |d| d.targets = targets)).await.unwrap();
     assert!(report.passed, "{report:?}");
     assert_eq!((report.target.as_str(), report.failed, report.restarts), ("web-2", 0, 0));
     assert!(report.requests >= 40, "{report:?}");
@@ -26,6 +28,12 @@ async fn a_killed_instance_costs_no_request_and_its_times_agree_with_the_outside
     assert!(near(report.detected_ms, report.outside.down_ms), "{report:?}");
     assert!(near(report.recovered_ms, report.outside.up_ms), "{report:?}");
     assert!(!place.dir.path().join("undo.jsonl").exists());
+    let events = RingReader::open(&place.dir.path().join("events")).unwrap().events_after(0).unwrap().events;
+    let told: Vec<(&str, &str)> = events.iter().map(|e| (e.subject.as_str(), e.to.as_str())).collect();
+    assert_eq!(told, [("instance/web-2", "struck"), ("instance/web-2", "passed")]);
+    assert_eq!((events[0].node.as_str(), events[0].source.as_str()), ("here", "drill/kill"));
+    let kept = std::fs::read_to_string(place.dir.path().join("results.jsonl")).unwrap();
+    assert!(kept.contains("\"failed\":0"), "{kept}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

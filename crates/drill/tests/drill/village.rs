@@ -96,6 +96,11 @@ fn hold_for(time: Duration) {
     std::thread::sleep(time);
 }
 
+fn agent_process() -> Child {
+    let quiet = Stdio::null;
+    Command::new("sleep").arg("60").stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap()
+}
+
 fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -117,7 +122,7 @@ impl Village {
             stop: AtomicBool::new(false),
             next: AtomicUsize::new(0),
             houses: (1..=houses).map(house).collect(),
-            agent: Mutex::new(Command::new("sleep").arg("600").spawn().unwrap()),
+            agent: Mutex::new(agent_process()),
             incidents: Mutex::new(Vec::new()),
         });
         for n in 0..village.houses.len() {
@@ -159,24 +164,27 @@ impl Village {
     fn keep_up(&self, n: usize) {
         let house = &self.houses[n];
         while !self.stop.load(Relaxed) {
-            let exited = house.child.lock().unwrap().try_wait().unwrap().is_some();
+            let mut child = house.child.lock().unwrap();
+            let exited = !self.stop.load(Relaxed) && child.try_wait().unwrap().is_some();
             if exited {
                 self.lost(house);
-                let child = House::spawn(house.addr);
+                *child = House::spawn(house.addr);
                 let mut state = house.state.lock().unwrap();
                 state.run += 1;
                 state.process = identity(&child);
-                *house.child.lock().unwrap() = child;
-            } else if house.answers() {
+            }
+            drop(child);
+            if !exited && house.answers() {
                 if house.set(true) {
                     self.back(house);
                 }
-            } else if process::is_alive(self.process(n)) {
+            } else if !exited && process::is_alive(self.process(n)) {
                 self.lost(house);
             }
             let mut agent = self.agent.lock().unwrap();
-            if n == 0 && agent.try_wait().unwrap().is_some() {
-                *agent = Command::new("sleep").arg("600").spawn().unwrap();
+            // Looked at under the lock: who stops the village kills the agent after it.
+            if n == 0 && !self.stop.load(Relaxed) && agent.try_wait().unwrap().is_some() {
+                *agent = agent_process();
             }
             drop(agent);
             hold_for(Duration::from_millis(5));
