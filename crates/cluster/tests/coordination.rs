@@ -1,5 +1,7 @@
 //! The embedded engine under the conformance suite, and what is written above any engine.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -229,7 +231,7 @@ async fn records_read_back_across_a_restart() {
     let records = Records::new(open(dir.path()).await);
     assert_eq!(records.desired().await.unwrap(), Some((desired, revision)));
     assert_eq!(records.scales().await.unwrap().get("web"), Some(&5));
-    assert_eq!(records.pauses().await.unwrap(), [pause.clone()]);
+    assert_eq!(records.pauses().await.unwrap(), std::slice::from_ref(&pause));
     assert_eq!(records.job_done("migrate").await.unwrap(), Some(done));
     assert!(pause.covers("web", 9) && !pause.covers("web", 10) && !pause.covers("db", 9));
     assert!(records.resume(Some("web")).await.unwrap() && !records.resume(None).await.unwrap());

@@ -40,38 +40,41 @@ const STAGES: &[(&str, Stage)] = &[
 const FROM_SERVICE: &[&str] = &["unready", "suspect"];
 const NOT_YET_SERVING: &[&str] = &["", "pending", "starting", "running", "startup"];
 
+/// States with a child, which ends when the next one is `backoff`.
+const ALIVE: &[&str] = &["starting", "running", "ready", "unready", "suspect"];
+
 const SUBJECTS: &[&str] = &["instance/", "balancer/", "service/", "agent", "shim/"];
 
-pub(crate) fn stage(event: &Event) -> Stage {
+/// In order; more than one where a shim tells of an end and of what follows in one event.
+pub(crate) fn stages(event: &Event) -> &'static [Stage] {
     if let Some((_, said)) = event.inputs.iter().find(|(name, _)| name == STAGE) {
         return match said.as_str() {
-            "detected" => Stage::Detected,
-            "decided" => Stage::Decided,
-            "acted" => Stage::Acted,
-            "ready" => Stage::Ready,
-            "gone" => Stage::Gone,
-            _ => Stage::Neutral,
+            "detected" => &[Stage::Detected],
+            "decided" => &[Stage::Decided],
+            "acted" => &[Stage::Acted],
+            "ready" => &[Stage::Ready],
+            "gone" => &[Stage::Gone],
+            _ => &[],
         };
     }
-    let to = event.to.as_str();
-    let expected = FROM_SERVICE.contains(&to) && NOT_YET_SERVING.contains(&event.from.as_str());
+    let (from, to) = (event.from.as_str(), event.to.as_str());
+    let expected = FROM_SERVICE.contains(&to) && NOT_YET_SERVING.contains(&from);
     // A child that ends because it was told to is no fault.
-    let told_to = event.from == "stopping" && matches!(to, "exited" | "failed" | "crashed");
+    let told_to = from == "stopping" && matches!(to, "exited" | "failed" | "crashed" | "backoff");
     if expected || told_to || !SUBJECTS.iter().any(|s| event.subject.starts_with(s)) {
-        return Stage::Neutral;
+        return &[];
     }
-    STAGES.iter().find(|(state, _)| *state == to).map_or(Stage::Neutral, |(_, stage)| *stage)
+    if to == "backoff" && ALIVE.contains(&from) {
+        return &[Stage::Detected, Stage::Decided];
+    }
+    STAGES.iter().find(|(state, _)| *state == to).map_or(&[], |(_, stage)| std::slice::from_ref(stage))
 }
 
-/// `None` when it says nothing about failures. `services` are the declared instances of each service.
-pub(crate) fn sighting(event: &Event, services: &BTreeMap<String, u32>) -> Option<Sighting> {
-    let stage = stage(event);
-    if stage == Stage::Neutral {
-        return None;
-    }
+/// None when it says nothing about failures. `services` are the declared instances of each service.
+pub(crate) fn sightings(event: &Event, services: &BTreeMap<String, u32>) -> Vec<Sighting> {
     let instance = event.subject.strip_prefix("instance/").and_then(|id| id.parse::<InstanceId>().ok());
     let service = instance.and_then(|id| services.get(&*id.service).map(|n| (id.service.clone(), *n)));
-    Some(Sighting {
+    let sighting = |stage: &Stage| Sighting {
         moment: Moment {
             at: Timestamp::from_nanos(event.boot_ns),
             wall_ms: event.wall_ms,
@@ -79,10 +82,11 @@ pub(crate) fn sighting(event: &Event, services: &BTreeMap<String, u32>) -> Optio
         },
         key: event.key().into(),
         subject: event.subject.as_str().into(),
-        service,
-        stage,
+        service: service.clone(),
+        stage: *stage,
         reason: event.reason.clone(),
-    })
+    };
+    stages(event).iter().map(sighting).collect()
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +126,7 @@ pub struct Record {
     pub ready: Option<Instant>,
     pub actions: Vec<String>,
     pub faults: u32,
+    pub last_fault: Instant,
     pub failed_requests: u64,
     pub subjects: Vec<String>,
     pub waiting: Vec<String>,
@@ -173,6 +178,7 @@ impl From<&Incident> for Record {
             ready: i.ready.as_ref().map(Into::into),
             actions: i.actions.clone(),
             faults: i.faults,
+            last_fault: (&i.last_fault).into(),
             failed_requests: i.failed_requests,
             subjects: i.subjects.iter().map(ToString::to_string).collect(),
             waiting: i.waiting.iter().map(ToString::to_string).collect(),
@@ -195,6 +201,7 @@ impl Record {
             ready: self.ready.as_ref().map(Into::into),
             actions: self.actions.clone(),
             faults: self.faults,
+            last_fault: (&self.last_fault).into(),
             failed_requests: self.failed_requests,
             subjects: names(&self.subjects),
             common_cause: self.common_cause,
@@ -221,26 +228,31 @@ mod tests {
 
     #[test]
     fn states_say_what_they_mean_for_an_incident() {
-        let cases = [
-            ("instance/web-1", "running", "exited", Stage::Detected),
-            ("instance/web-1", "ready", "unready", Stage::Detected),
-            ("instance/web-1", "starting", "unready", Stage::Neutral),
-            ("instance/web-1", "stopping", "exited", Stage::Neutral),
-            ("instance/web-1", "exited", "backoff", Stage::Decided),
-            ("instance/web-1", "backoff", "starting", Stage::Acted),
-            ("instance/web-1", "starting", "ready", Stage::Ready),
-            ("instance/web-1", "stopping", "stopped", Stage::Gone),
-            ("drill/kill", "running", "failed", Stage::Neutral),
+        use Stage::{Acted, Decided, Detected, Gone, Ready};
+        let cases: [(&str, &str, &str, &[Stage]); 12] = [
+            ("instance/web-1", "running", "exited", &[Detected]),
+            ("instance/web-1", "ready", "unready", &[Detected]),
+            ("instance/web-1", "starting", "unready", &[]),
+            ("instance/web-1", "stopping", "exited", &[]),
+            ("instance/web-1", "stopping", "backoff", &[]),
+            ("instance/web-1", "running", "backoff", &[Detected, Decided]),
+            ("instance/web-1", "exited", "backoff", &[Decided]),
+            ("instance/web-1", "backoff", "starting", &[Acted]),
+            ("instance/web-1", "starting", "ready", &[Ready]),
+            ("instance/web-1", "stopping", "stopped", &[Gone]),
+            ("instance/web-1", "", "", &[]),
+            ("drill/kill", "running", "failed", &[]),
         ];
         for (subject, from, to, want) in cases {
-            assert_eq!(stage(&event(subject, from, to)), want, "{subject} {from} -> {to}");
+            assert_eq!(stages(&event(subject, from, to)), want, "{subject} {from} -> {to}");
         }
-        assert_eq!(stage(&event("drill/kill", "", "").with(STAGE, "detected")), Stage::Detected);
+        assert_eq!(stages(&event("drill/kill", "", "").with(STAGE, "detected")), [Detected]);
+        assert!(stages(&event("instance/web-1", "running", "exited").with(STAGE, "neutral")).is_empty());
     }
 
     #[test]
     fn a_record_keeps_what_the_machine_needs_after_a_restart() {
-        let seen = sighting(&event("instance/web-1", "ready", "exited"), &BTreeMap::from([("web".into(), 3)])).unwrap();
+        let seen = sightings(&event("instance/web-1", "ready", "exited"), &BTreeMap::from([("web".into(), 3)])).remove(0);
         assert_eq!(seen.service, Some(("web".into(), 3)));
         let mut machine = holdfast_policy::incident::Incidents::default();
         let incident = machine.handle(&seen).remove(0);

@@ -2,8 +2,11 @@
 //!
 //! One subject has at most one open incident; more faults of it meanwhile fold in. When every instance of a service
 //! fails within [`COMMON_CAUSE_WINDOW`], their incidents are one with a common cause, kept under the service's name.
+//!
+//! Events come from rings that are copied one after the other, and one fault is seen by several sources: shim, agent, balancer. So an
+//! event counts by its own time, and one that arrives late finds the closed incident it belongs to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +14,16 @@ use crate::time::Timestamp;
 
 /// Failures of all instances this close together are taken for one cause.
 pub const COMMON_CAUSE_WINDOW: Duration = Duration::from_secs(10);
+
+/// A fault is told by its sources within this time of each other, and counts once.
+pub const SAME_FAULT: Duration = Duration::from_millis(100);
+
+/// A late event belongs to an incident that was detected at most this much later by somebody else.
+const LATE: Duration = Duration::from_secs(1);
+
+/// Closed incidents remembered for late events, for each subject, and subjects.
+const CLOSED_MAX: usize = 8;
+const SUBJECTS_MAX: usize = 2000;
 
 /// Open incidents kept; the oldest one is given up as `unresolved` beyond it.
 pub const OPEN_MAX: usize = 1000;
@@ -64,6 +77,10 @@ impl Moment {
         }
     }
 
+    fn apart(&self, other: &Moment) -> Duration {
+        self.until(other).max(other.until(self))
+    }
+
     /// Rings are copied one after the other, so an event may arrive after later ones.
     fn is_before(&self, other: &Moment) -> bool {
         self.boot == other.boot && self.at < other.at
@@ -83,6 +100,7 @@ pub struct Incident {
     pub actions: Vec<String>,
     /// Faults seen while it was open, the first included.
     pub faults: u32,
+    pub last_fault: Moment,
     pub failed_requests: u64,
     /// Subjects that failed with it; more than one only for a common cause.
     pub subjects: Vec<Arc<str>>,
@@ -128,11 +146,28 @@ impl Incident {
             ready: None,
             actions: Vec::new(),
             faults: 1,
+            last_fault: seen.moment.clone(),
             failed_requests: 0,
             subjects: vec![seen.subject.clone()],
             common_cause: false,
             waiting: vec![seen.subject.clone()],
             outcome: Outcome::Open,
+        }
+    }
+
+    /// The earliest who tells of a stage gives its time.
+    fn refine(&mut self, seen: &Sighting) {
+        let slot = match seen.stage {
+            Stage::Detected if seen.moment.is_before(&self.detected) => {
+                self.detected = seen.moment.clone();
+                return;
+            }
+            Stage::Decided => &mut self.decided,
+            Stage::Acted => &mut self.acted,
+            _ => return,
+        };
+        if slot.as_ref().is_none_or(|known| seen.moment.is_before(known)) && !seen.moment.is_before(&self.detected) {
+            *slot = Some(seen.moment.clone());
         }
     }
 
@@ -148,6 +183,15 @@ impl Incident {
 pub struct Incidents {
     /// By subject; an incident of a common cause has the service as its subject.
     open: BTreeMap<Arc<str>, Incident>,
+    past: BTreeMap<Arc<str>, Past>,
+}
+
+/// What late events of a subject are held against.
+#[derive(Clone, Debug, Default)]
+struct Past {
+    closed: VecDeque<Incident>,
+    /// When it last came to be ready.
+    ready: Option<Moment>,
 }
 
 pub fn service_subject(service: &str) -> String {
@@ -162,7 +206,7 @@ fn is_instance_of(subject: &str, service: &str) -> bool {
 impl Incidents {
     /// From what was stored as open before a restart.
     pub fn restore(open: impl IntoIterator<Item = Incident>) -> Self {
-        Incidents { open: open.into_iter().map(|i| (i.subject.clone(), i)).collect() }
+        Incidents { open: open.into_iter().map(|i| (i.subject.clone(), i)).collect(), past: BTreeMap::new() }
     }
 
     pub fn open(&self) -> impl Iterator<Item = &Incident> {
@@ -176,22 +220,79 @@ impl Incidents {
 
     /// Returns every incident that changed, in its new state.
     pub fn handle(&mut self, seen: &Sighting) -> Vec<Incident> {
+        if seen.stage == Stage::Neutral {
+            return Vec::new();
+        }
+        if let Some(changed) = self.handle_late(seen) {
+            return changed;
+        }
         let subject = self.of(&seen.subject).map(|i| i.subject.clone());
-        match (seen.stage, subject) {
-            (Stage::Neutral, _) => Vec::new(),
-            (Stage::Detected, None) => {
-                let mut changed = self.start(seen);
-                changed.extend(self.join_common_cause(seen));
-                changed
-            }
-            (Stage::Detected, Some(subject)) => {
-                let mut changed = self.fold(&subject, seen);
+        let changed = match (seen.stage, subject) {
+            (Stage::Detected, subject) => {
+                let mut changed = match subject {
+                    Some(subject) => self.fold(&subject, seen),
+                    None => self.start(seen),
+                };
                 changed.extend(self.join_common_cause(seen));
                 changed
             }
             (Stage::Decided | Stage::Acted, Some(subject)) => self.step(&subject, seen),
             (Stage::Ready | Stage::Gone, Some(subject)) => self.close(&subject, seen),
-            (_, None) => Vec::new(),
+            (Stage::Neutral, _) | (_, None) => Vec::new(),
+        };
+        self.remember(seen, &changed);
+        changed
+    }
+
+    /// `Some` when the event is older than the last time that its subject became ready.
+    fn handle_late(&mut self, seen: &Sighting) -> Option<Vec<Incident>> {
+        let past = self.past.get_mut(&seen.subject)?;
+        let ready = past.ready.clone().filter(|ready| seen.moment.is_before(ready))?;
+        let belongs = |i: &&mut Incident| {
+            let ends_after = i.ready.as_ref().is_some_and(|ready| !ready.is_before(&seen.moment));
+            let begins_before = !seen.moment.is_before(&i.detected) || seen.moment.until(&i.detected) <= LATE;
+            ends_after && begins_before
+        };
+        if let Some(incident) = past.closed.iter_mut().find(belongs) {
+            let before = incident.clone();
+            incident.refine(seen);
+            return Some(if *incident == before { Vec::new() } else { vec![incident.clone()] });
+        }
+        if seen.stage != Stage::Detected || self.of(&seen.subject).is_some() {
+            return Some(Vec::new());
+        }
+        // It failed and came back while nobody who tells of it was there.
+        let mut incident = Incident::open(seen);
+        incident.waiting.clear();
+        incident.ready = Some(ready);
+        incident.outcome = Outcome::Recovered;
+        self.keep_closed(&seen.subject, incident.clone());
+        Some(vec![incident])
+    }
+
+    fn remember(&mut self, seen: &Sighting, changed: &[Incident]) {
+        if !matches!(seen.stage, Stage::Ready | Stage::Gone) {
+            return;
+        }
+        if self.past.len() >= SUBJECTS_MAX && !self.past.contains_key(&seen.subject) {
+            self.past.pop_first();
+        }
+        let past = self.past.entry(seen.subject.clone()).or_default();
+        if past.ready.as_ref().is_none_or(|ready| !seen.moment.is_before(ready)) {
+            past.ready = Some(seen.moment.clone());
+        }
+        for incident in changed.iter().filter(|i| i.outcome != Outcome::Open) {
+            for subject in &incident.subjects {
+                self.keep_closed(subject, incident.clone());
+            }
+        }
+    }
+
+    fn keep_closed(&mut self, subject: &Arc<str>, incident: Incident) {
+        let Some(past) = self.past.get_mut(subject) else { return };
+        past.closed.push_back(incident);
+        if past.closed.len() > CLOSED_MAX {
+            past.closed.pop_front();
         }
     }
 
@@ -225,10 +326,13 @@ impl Incidents {
 
     fn fold(&mut self, subject: &Arc<str>, seen: &Sighting) -> Vec<Incident> {
         let Some(incident) = self.open.get_mut(subject) else { return Vec::new() };
-        incident.faults += 1;
-        if seen.moment.is_before(&incident.detected) {
-            incident.detected = seen.moment.clone();
+        if incident.last_fault.apart(&seen.moment) > SAME_FAULT {
+            incident.faults += 1;
         }
+        if incident.last_fault.is_before(&seen.moment) {
+            incident.last_fault = seen.moment.clone();
+        }
+        incident.refine(seen);
         vec![incident.clone()]
     }
 
@@ -237,11 +341,7 @@ impl Incidents {
         if seen.moment.is_before(&incident.detected) {
             return Vec::new();
         }
-        let slot = match seen.stage {
-            Stage::Decided => &mut incident.decided,
-            _ => &mut incident.acted,
-        };
-        slot.get_or_insert_with(|| seen.moment.clone());
+        incident.refine(seen);
         incident.note_action(&seen.reason);
         vec![incident.clone()]
     }
@@ -409,10 +509,40 @@ mod tests {
     fn events_that_arrive_late_count_by_their_own_time() {
         let mut feed = Feed::new();
         feed.see(1020, "web-1", Stage::Detected, "connect refused");
-        feed.see(1000, "web-1", Stage::Detected, "killed by signal 9");
+        assert_eq!(feed.see(1000, "web-1", Stage::Detected, "killed by signal 9")[0].faults, 1, "the same fault");
         assert!(feed.see(990, "web-1", Stage::Ready, "an old one").is_empty());
         let closed = feed.see(1200, "web-1", Stage::Ready, "").remove(0);
         assert_eq!(closed.detected.until(closed.ready.as_ref().unwrap()).as_millis(), 200);
+    }
+
+    #[test]
+    fn a_late_teller_of_a_closed_incident_opens_no_new_one() {
+        let mut feed = Feed::new();
+        for start in [1000, 5000] {
+            feed.see(start + 10, "web-1", Stage::Detected, "exited");
+            feed.see(start + 20, "web-1", Stage::Acted, "spawned");
+            feed.see(start + 250, "web-1", Stage::Ready, "ready");
+        }
+        // The shim's ring is copied only now.
+        for (start, recovered) in [(1000, 250), (5000, 250)] {
+            let refined = feed.see(start, "web-1", Stage::Detected, "killed by signal 9");
+            assert_eq!(refined.len(), 1);
+            let first = &refined[0];
+            assert_eq!(first.detected.until(first.ready.as_ref().unwrap()).as_millis(), recovered);
+            assert_eq!(feed.see(start + 15, "web-1", Stage::Acted, "started")[0].acted.as_ref().unwrap().wall_ms, start + 15);
+        }
+        assert_eq!(feed.machine.open().count(), 0);
+        let next = feed.see(6000, "web-1", Stage::Detected, "exited");
+        assert_eq!(next[0].outcome, Outcome::Open, "a later fault is a new one");
+    }
+
+    #[test]
+    fn a_fault_that_healed_before_anybody_told_of_it_is_an_incident_all_the_same() {
+        let mut feed = Feed::new();
+        feed.see(9000, "web-1", Stage::Ready, "adopted");
+        let told = feed.see(4000, "web-1", Stage::Detected, "killed while the agent was away").remove(0);
+        assert_eq!((told.outcome, told.detected.until(told.ready.as_ref().unwrap()).as_secs()), (Outcome::Recovered, 5));
+        assert_eq!(feed.machine.open().count(), 0);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The store through its handle, and what it keeps when it is hurt.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -180,10 +180,11 @@ impl Keeper {
             incarnation: event.incarnation.clone(),
             seq: event.seq,
         });
-        let changed = incident::sighting(&event, &self.services).map(|seen| self.incidents.handle(&seen));
-        let incident = self.incidents.of(&event.subject).map(|i| i.id.to_string());
-        let incident = incident.or_else(|| changed.iter().flatten().next().map(|i| i.id.to_string()));
-        self.incidents_changed(changed.unwrap_or_default(), changes);
+        let seen = incident::sightings(&event, &self.services);
+        let changed: Vec<_> = seen.iter().flat_map(|seen| self.incidents.handle(seen)).collect();
+        let part_of = self.incidents.of(&event.subject).or(changed.first());
+        let incident = part_of.map(|i| i.id.to_string());
+        self.incidents_changed(changed, changes);
         match self.fold(&event) {
             Some(of) => changes.push(Change::Repeat { of, boot_ns: event.boot_ns, wall_ms: event.wall_ms }),
             None => changes.push(Change::Insert { event, incident }),
