@@ -1,0 +1,311 @@
+//! What the agent is made of, and what the API asks of it.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use holdfast_cluster::embedded::Embedded;
+use holdfast_cluster::records::{self, Records};
+use holdfast_config::{Config, Environment, Port};
+use holdfast_host::{clock, listen};
+use holdfast_observe::journal::{self, Journal};
+use holdfast_observe::metrics::Metrics;
+use holdfast_policy::{NodeId, Timestamp};
+use holdfast_services::{Handle, Internal};
+use tokio::sync::{Mutex, watch};
+
+use super::planes::Planes;
+use crate::api::{Applied, Apply, Desired, Done, Pause, Resume};
+use crate::failure::{Exit, Failure};
+use crate::layout::Layout;
+use crate::terminal::human;
+
+/// What was applied last, and the configuration it means.
+#[derive(Clone, Debug)]
+pub(crate) struct InForce {
+    pub(crate) config: Config,
+    pub(crate) desired: Desired,
+}
+
+pub(crate) struct Core {
+    pub(crate) layout: Layout,
+    pub(crate) node: NodeId,
+    pub(crate) records: Records,
+    pub(crate) store: Embedded,
+    pub(crate) journal: Journal,
+    pub(crate) journal_trouble: Option<journal::Error>,
+    pub(crate) services: Handle,
+    pub(crate) planes: Arc<Planes>,
+    pub(crate) metrics: Metrics,
+    pub(crate) epoch: u64,
+    /// This life of the agent (`GENERATION.RUN`).
+    pub(crate) life: String,
+    pub(crate) started: Timestamp,
+    in_force: watch::Sender<Option<Arc<InForce>>>,
+    /// One change of the wanted state at a time.
+    changing: Mutex<()>,
+    /// `down` was asked for.
+    ending: watch::Sender<bool>,
+    seq: AtomicU64,
+}
+
+/// The shared table has a slot for so many endpoints.
+const REPLICAS_MAX: u32 = 1000;
+
+/// The configuration's own answer to where ports may lie, before there is one to read: its default.
+const DEFAULT_PORTS: RangeInclusive<u16> = 20_000..=29_999;
+
+/// Of the configuration that is in force, because ports must be known before it is applied again.
+pub(super) async fn ports(records: &Records) -> RangeInclusive<u16> {
+    let desired = records.desired().await.ok().flatten();
+    let config = desired.and_then(|(d, _)| parse(&d.toml, &d.source).ok());
+    config.map_or(DEFAULT_PORTS, |c| c.node.ports)
+}
+
+#[expect(clippy::too_many_arguments, reason = "one constructor, called once, for a value whose parts come one by one")]
+impl Core {
+    pub(super) fn new(
+        layout: Layout,
+        node: NodeId,
+        records: Records,
+        store: Embedded,
+        journal: Journal,
+        journal_trouble: Option<journal::Error>,
+        services: Handle,
+        planes: Arc<Planes>,
+        epoch: u64,
+        life: String,
+    ) -> Arc<Core> {
+        Arc::new(Core {
+            layout,
+            node,
+            records,
+            store,
+            journal,
+            journal_trouble,
+            services,
+            planes,
+            metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
+            epoch,
+            life,
+            started: clock::now(),
+            in_force: watch::Sender::new(None),
+            changing: Mutex::new(()),
+            ending: watch::Sender::new(false),
+            seq: AtomicU64::new(0),
+        })
+    }
+}
+
+impl Core {
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.seq.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn tell_start(&self) {
+        let event = super::agent_event(self, "agent").change("", "running", "agent started").with("pid", std::process::id());
+        self.journal.append(event.with("version", env!("CARGO_PKG_VERSION")));
+        tracing::info!(epoch = self.epoch, life = self.life, "agent started");
+    }
+
+    pub(crate) fn in_force(&self) -> Option<Arc<InForce>> {
+        self.in_force.borrow().clone()
+    }
+
+    /// What was applied before this agent: the same file means the same again, so nothing is restarted.
+    pub(super) async fn resume_desired(self: &Arc<Self>) {
+        let (desired, revision) = match self.records.desired().await {
+            Ok(Some(found)) => found,
+            Ok(None) => return,
+            Err(error) => return tracing::error!(code = error.code(), %error, "cannot read what was applied"),
+        };
+        let desired = Desired { path: desired.source, text: desired.toml, revision };
+        let resumed = match parse(&desired.text, &desired.path) {
+            Ok(config) => self.put_in_force(config, desired).await,
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = resumed {
+            tracing::error!(code = failure.code, "cannot go on with what was applied: {failure}");
+        }
+    }
+
+    pub(crate) async fn apply(self: &Arc<Self>, request: Apply) -> Result<Applied, Failure> {
+        let _one = self.changing.lock().await;
+        if *self.ending.borrow() {
+            return Err(Failure::new("HF0317", "everything is being stopped").hint("wait for `holdfast down` to end, then up again").exit(Exit::Refused));
+        }
+        let config = parse(&request.text, &request.path)?;
+        let before = self.in_force();
+        self.refuse_busy_ports(&config, before.as_deref())?;
+        // Opened before anything is stored or changed, so that a busy port refuses the file as a whole.
+        self.planes.open_sockets(&config)?;
+        let same = before.as_ref().is_some_and(|b| b.desired.text == request.text && b.desired.path == request.path);
+        let revision = match (&before, same) {
+            (Some(before), true) => before.desired.revision,
+            _ => self.store_desired(&request).await?,
+        };
+        self.put_in_force(config, Desired { path: request.path, text: request.text, revision }).await?;
+        if !same {
+            self.journal.append(super::agent_event(self, "agent").change("", "applied", format!("revision {revision} applied")));
+        }
+        Ok(Applied { revision, changed: !same })
+    }
+
+    async fn store_desired(&self, request: &Apply) -> Result<u64, Failure> {
+        let desired = records::Desired {
+            version: 1,
+            toml: request.text.clone(),
+            source: request.path.clone(),
+            node: self.node.to_string(),
+            applied_wall_ms: clock::wall_ms(),
+        };
+        self.records.set_desired(&desired, None).await.map_err(|e| store_failure(&e))
+    }
+
+    async fn put_in_force(self: &Arc<Self>, config: Config, desired: Desired) -> Result<(), Failure> {
+        let sockets = self.planes.open_sockets(&config)?;
+        let internal = Internal {
+            service: self.planes.service(&config)?,
+            listeners: sockets.iter().map(|(name, fd)| (name.clone(), fd.clone())).collect(),
+        };
+        if let (Some(addr), None) = (config.node.metrics, self.in_force().and_then(|f| f.config.node.metrics)) {
+            super::server::serve_metrics(addr, self.clone()).await?;
+        }
+        self.planes.set_config(&config, sockets);
+        self.services.apply(&config, vec![internal]).await.map_err(|e| services_failure(&e))?;
+        self.in_force.send_replace(Some(Arc::new(InForce { config, desired })));
+        Ok(())
+    }
+
+    /// Fixed ports that are new with this file must be free; those of before are held by our own instances.
+    fn refuse_busy_ports(&self, config: &Config, before: Option<&InForce>) -> Result<(), Failure> {
+        for service in config.services.values() {
+            let Port::Fixed(base) = service.port else { continue };
+            let known = before.and_then(|b| b.config.services.get(&service.name));
+            let held = known.filter(|k| k.port == service.port).map_or(0, |k| k.replicas);
+            let ours = self.services.status().services.get(service.name.as_str()).map_or(0, |s| s.instances.len());
+            for n in (u64::from(held).max(ours as u64))..u64::from(service.replicas) {
+                let Ok(port) = u16::try_from(u64::from(base) + n) else { continue };
+                let addr = std::net::SocketAddr::new(service.host, port);
+                if !listen::port_is_free(addr) {
+                    return Err(busy(&service.name, addr));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn desired(&self) -> Option<Desired> {
+        self.in_force().map(|f| f.desired.clone())
+    }
+
+    pub(crate) async fn restart(&self, target: &str) -> Result<Done, Failure> {
+        self.services.restart(target).await.map_err(|e| services_failure(&e))?;
+        self.audit("restart", target);
+        Ok(Done { message: format!("restarting {target}, one instance at a time; see holdfast status") })
+    }
+
+    pub(crate) async fn scale(&self, service: &str, replicas: u32) -> Result<Done, Failure> {
+        let in_force = self.in_force().ok_or_else(nothing_applied)?;
+        let known = in_force.config.services.get(service).ok_or_else(|| no_such(service))?;
+        if replicas > REPLICAS_MAX {
+            return Err(Failure::new("HF0318", format!("{replicas} replicas are more than {REPLICAS_MAX}")).hint("choose a smaller number").exit(Exit::Usage));
+        }
+        self.services.scale(service, Some(replicas)).await.map_err(|e| services_failure(&e))?;
+        self.audit("scale", &format!("{service}={replicas}"));
+        Ok(Done { message: format!("{service}: {} -> {replicas} replicas, until a file with another number is applied", known.replicas) })
+    }
+
+    pub(crate) async fn pause(&self, request: Pause) -> Result<Done, Failure> {
+        let time = Duration::from_millis(request.for_ms);
+        let name = request.name.as_deref();
+        self.services.pause(name, Some(time), &request.reason, &request.who).await.map_err(|e| services_failure(&e))?;
+        let what = name.unwrap_or("everything");
+        self.audit("pause", what);
+        Ok(Done { message: format!("paused {what} for {}: holdfast detects and journals, and does nothing", human(time)) })
+    }
+
+    pub(crate) async fn resume(&self, request: Resume) -> Result<Done, Failure> {
+        self.services.resume(request.name.as_deref()).await.map_err(|e| services_failure(&e))?;
+        let what = request.name.as_deref().unwrap_or("everything");
+        self.audit("resume", what);
+        Ok(Done { message: format!("resumed {what}") })
+    }
+
+    /// Begins to stop everything; the agent ends when nothing is left.
+    pub(crate) async fn down(self: &Arc<Self>) -> Result<Done, Failure> {
+        let _one = self.changing.lock().await;
+        self.services.stop_all().await.map_err(|e| services_failure(&e))?;
+        self.audit("down", "everything");
+        self.ending.send_replace(true);
+        Ok(Done { message: "stopping everything in order".into() })
+    }
+
+    /// Resolves when `down` was asked for and nothing is left.
+    pub(super) async fn stopped(&self) {
+        let mut ending = self.ending.subscribe();
+        let mut status = self.services.watch_status();
+        let _ = ending.wait_for(|ending| *ending).await;
+        let _ = status.wait_for(|s| s.stopped).await;
+    }
+
+    /// Who asked is the owner of the socket: mode 0600 lets nobody else in.
+    fn audit(&self, what: &'static str, target: &str) {
+        tracing::info!(action = what, target, "asked by a client");
+        let event = super::agent_event(self, "agent").change("", what, format!("asked to {what} {target}"));
+        self.journal.append(event.with(holdfast_observe::incident::STAGE, "neutral"));
+    }
+}
+
+/// As the file would be read from its own place; errors become one failure that names them all.
+fn parse(text: &str, path: &str) -> Result<Config, Failure> {
+    match holdfast_config::parse(text, Path::new(path), &Environment::here()) {
+        Ok(loaded) => Ok(loaded.config),
+        Err(failed) => {
+            let errors: Vec<_> = failed.diagnostics.iter().filter(|d| d.is_error()).collect();
+            let code = errors.first().map_or("HF0101", |e| e.code);
+            let mut failure = Failure::new(code, format!("{path} is refused; nothing was changed")).hint("holdfast check").exit(Exit::Usage);
+            for error in errors {
+                failure = failure.because(format!("{}: {}", error.code, error.message));
+            }
+            Err(failure)
+        }
+    }
+}
+
+fn busy(service: &str, addr: std::net::SocketAddr) -> Failure {
+    let holder = listen::holder(addr.port()).map_or_else(String::new, |h| format!(" (held by {}, pid {})", h.name, h.pid));
+    Failure::new("HF0319", format!("service {service} needs {addr}, which is in use{holder}; nothing was changed"))
+        .hint("stop what holds it, or choose another port")
+        .exit(Exit::Refused)
+}
+
+fn nothing_applied() -> Failure {
+    Failure::new("HF0313", "nothing was applied yet").hint("holdfast up -d").exit(Exit::Usage)
+}
+
+pub(super) fn no_such(name: &str) -> Failure {
+    Failure::new("HF0312", format!("there is no `{name}` in what was applied")).hint("holdfast status lists the names").exit(Exit::Usage)
+}
+
+fn store_failure(error: &holdfast_cluster::Error) -> Failure {
+    let failure = Failure::new(error.code(), "cannot store the wanted state; nothing was changed").because_of(error);
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+pub(super) fn services_failure(error: &holdfast_services::Error) -> Failure {
+    use holdfast_services::Error;
+    let failure = match error {
+        Error::UnknownTarget(name) => return no_such(name),
+        other => Failure::new(other.code(), other.to_string()),
+    };
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}

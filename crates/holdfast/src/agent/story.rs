@@ -1,0 +1,48 @@
+//! The agent's own deaths as incidents: told by the next agent, from what its shim saw.
+
+use std::sync::Arc;
+
+use holdfast_host::{clock, shim};
+use holdfast_observe::incident::STAGE;
+
+use super::core::Core;
+use crate::layout::AGENT;
+
+/// Subject of the agent's own incidents.
+pub(crate) const SUBJECT: &str = "instance/_agent-1";
+
+/// When the life before this one ended unasked, that is an incident, recovered now.
+pub(super) async fn watch_agent(core: &Arc<Core>) {
+    let dir = shim::Dir::new(core.layout.run_dir(AGENT));
+    let Some(state) = dir.read_state() else { return };
+    let exits = dir.read_exits();
+    let Some(last) = exits.iter().max_by_key(|e| e.incarnation) else { return };
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let ours = state.child.is_some_and(|child| child.pid == own);
+    // Only an end that this very life follows: anything older was told by the agent after it.
+    let follows = last.incarnation.generation == state.incarnation.generation && last.incarnation.run + 1 == state.incarnation.run;
+    if !ours || !follows || last.wanted || !clock::same_boot(&last.boot_id) {
+        return;
+    }
+    let how = match (last.signal, last.code) {
+        (Some(signal), _) => format!("killed by {}", signal_name(signal)),
+        (None, Some(code)) => format!("exit code {code}"),
+        (None, None) => "ended".into(),
+    };
+    let at = |boot_ns: u64, stage: &str, from: &str, to: &str, reason: String| {
+        let mut event = super::agent_event(core, SUBJECT).change(from, to, reason);
+        let age_ms = clock::now().as_nanos().saturating_sub(boot_ns) / 1_000_000;
+        event.boot_ns = boot_ns;
+        event.wall_ms = event.wall_ms.saturating_sub(age_ms);
+        core.journal.append(event.with(STAGE, stage).with("life", &core.life));
+    };
+    at(last.ended_boot_ns, "detected", "running", "exited", how);
+    at(last.ended_boot_ns, "decided", "exited", "restarting", "its shim restarts it at once".into());
+    at(state.started_boot_ns, "acted", "restarting", "running", "a new agent was started".into());
+    at(clock::now().as_nanos(), "ready", "running", "ready", "state read, instances adopted, API open".into());
+}
+
+pub(super) fn signal_name(signal: i32) -> String {
+    let known = [(1, "HUP"), (2, "INT"), (3, "QUIT"), (4, "ILL"), (6, "ABRT"), (7, "BUS"), (8, "FPE"), (9, "KILL"), (11, "SEGV"), (13, "PIPE"), (14, "ALRM"), (15, "TERM")];
+    known.iter().find(|(n, _)| *n == signal).map_or_else(|| format!("signal {signal}"), |(_, name)| format!("SIG{name}"))
+}

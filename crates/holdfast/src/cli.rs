@@ -1,0 +1,242 @@
+//! The command line: what each command is called, and which function runs it.
+
+mod apply;
+mod check;
+mod doctor;
+mod down;
+mod drill;
+mod explain;
+mod incidents;
+mod logs;
+mod simple;
+mod status;
+mod up;
+mod why;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+pub(crate) use self::drill::PlaneControl;
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+use crate::layout::Layout;
+use crate::terminal::Style;
+
+const DEFAULT_FILE: &str = "holdfast.toml";
+
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, about = "Keeps services up, and proves it.", max_term_width = 100)]
+#[command(after_help = "Examples:\n  holdfast check              is the file right, and what can fail?\n  \
+    holdfast up -d              start everything, return when it is ready\n  holdfast status             what is worst comes first\n  \
+    holdfast why web-2          why is it in this state?\n  holdfast drill --all        break things on purpose, measure what it cost")]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Common {
+    /// The configuration file
+    #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_FILE)]
+    file: PathBuf,
+    /// Where state, sockets and logs live [default: .holdfast beside the file]
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Machine-readable output on stdout
+    #[arg(long, global = true)]
+    json: bool,
+    /// Do not ask; severe commands then need their own flag
+    #[arg(long, global = true)]
+    no_input: bool,
+}
+
+impl Common {
+    fn with_file(&self, file: Option<&PathBuf>) -> Common {
+        Common { file: file.unwrap_or(&self.file).clone(), ..self.clone() }
+    }
+
+    pub(crate) fn layout(&self) -> Result<Layout, Failure> {
+        let data_dir = match &self.data_dir {
+            Some(dir) => dir.clone(),
+            None => self.file.parent().unwrap_or(Path::new("")).join(".holdfast"),
+        };
+        let data_dir = std::path::absolute(&data_dir)
+            .map_err(|e| Failure::new("HF0304", format!("cannot find {}", data_dir.display())).because(e))?;
+        Ok(Layout { data_dir })
+    }
+
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::new(&self.layout()?))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read the file and report every error, warning and single point of failure
+    Check {
+        /// Treat warnings as errors
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Show what applying the file would change (exit code 2 when something would)
+    Plan,
+    /// Start everything, or apply the file to what runs
+    Up(up::Options),
+    /// Stop everything in order
+    Down(down::Options),
+    /// What runs, worst first
+    Status {
+        /// Show it again every second
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Why an instance, service or balancer is in its state
+    Why {
+        /// For example web-2
+        name: String,
+    },
+    /// Output of instances
+    Logs(logs::Options),
+    /// Restart a service, one instance after the other, or a single instance
+    Restart {
+        /// For example web or web-2
+        target: String,
+    },
+    /// Change the number of replicas until the file says otherwise
+    Scale {
+        /// For example web=5
+        #[arg(value_name = "SERVICE=REPLICAS")]
+        what: String,
+    },
+    /// Detect and journal, but do nothing
+    Pause {
+        /// A service; everything when left out
+        name: Option<String>,
+        /// How long, for example 1h
+        #[arg(long = "for", value_name = "DURATION")]
+        duration: String,
+        /// Why; shown in status
+        #[arg(long)]
+        reason: String,
+    },
+    /// End a pause
+    Resume {
+        name: Option<String>,
+    },
+    /// What happened and how long recovery took
+    Incidents(incidents::Options),
+    /// Inject faults on purpose and measure detection, recovery and failed requests
+    Drill(drill::Options),
+    /// Look for what is wrong with this machine and this data directory
+    Doctor,
+    /// The page of an error code
+    Explain {
+        /// For example HF0042
+        code: String,
+    },
+    /// The control process; `up` starts it
+    #[command(hide = true)]
+    Agent,
+    /// A data plane process; the agent starts it
+    #[command(hide = true)]
+    Balancer,
+    /// Undoes a drill when the drill dies
+    #[command(name = "__guard", hide = true)]
+    Guard { dir: PathBuf },
+}
+
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let usage = error.use_stderr();
+            let _ = error.print();
+            return ExitCode::from(if usage { Exit::Usage.code() } else { 0 });
+        }
+    };
+    let json = cli.common.json;
+    match run(cli) {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(failure) => {
+            if json {
+                eprintln!("{}", serde_json::json!({ "error": failure }));
+            } else if !failure.shown {
+                eprintln!("{}", failure.render(Style::stderr()));
+            }
+            ExitCode::from(failure.exit.code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Exit, Failure> {
+    let common = cli.common;
+    match cli.command {
+        Command::Check { strict } => check::run(&common, strict),
+        Command::Explain { code } => explain::run(&code),
+        Command::Logs(options) => logs::run(&common, &options),
+        Command::Agent => crate::agent::main(&common.layout()?),
+        Command::Balancer => crate::agent::plane::main(&common.layout()?),
+        Command::Guard { dir } => drill::guard(&dir),
+        Command::Plan => block_on(apply::plan(&common)),
+        Command::Up(options) => block_on(up::run(&common, &options)),
+        Command::Down(options) => block_on(down::run(&common, &options)),
+        Command::Status { watch } => block_on(status::run(&common, watch)),
+        Command::Why { name } => block_on(why::run(&common, &name)),
+        Command::Restart { target } => block_on(simple::restart(&common, target)),
+        Command::Scale { what } => block_on(simple::scale(&common, &what)),
+        Command::Pause { name, duration, reason } => block_on(simple::pause(&common, name, &duration, reason)),
+        Command::Resume { name } => block_on(simple::resume(&common, name)),
+        Command::Incidents(options) => block_on(incidents::run(&common, &options)),
+        Command::Drill(options) => block_on(drill::run(&common, &options)),
+        Command::Doctor => block_on(doctor::run(&common)),
+    }
+}
+
+/// Commands are short-lived clients: one thread is enough.
+fn block_on(future: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new("HF0701", "cannot start the runtime").because(e))?
+        .block_on(future)
+}
+
+/// Durations as the file spells them.
+pub(crate) fn duration(text: &str) -> Result<Duration, Failure> {
+    holdfast_config::quantity::parse_duration(text).ok_or_else(|| {
+        Failure::new("HF0702", format!("`{text}` is not a duration")).hint("for example 500ms, 30s, 1h30m").exit(Exit::Usage)
+    })
+}
+
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::new("HF0703", "cannot encode the answer").because(e))?;
+    print_text(&format!("{text}\n"));
+    Ok(())
+}
+
+/// To stdout; a reader that went away (`| head`) is no error.
+pub(crate) fn print_text(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        let cli = Cli::try_parse_from(["holdfast", "-f", "a.toml", "logs", "-f", "web"]).expect("both meanings of -f");
+        assert_eq!(cli.common.file, PathBuf::from("a.toml"));
+        let cli = Cli::try_parse_from(["holdfast", "status", "-f", "b.toml"]).expect("after the command");
+        assert_eq!(cli.common.file, PathBuf::from("b.toml"));
+    }
+}

@@ -1,0 +1,40 @@
+//! Commands that are one request to the agent: restart, scale, pause, resume.
+
+use super::{Common, duration, print_json, print_text};
+use crate::api::{Done, Pause, Restart, Resume, Scale};
+use crate::failure::{Exit, Failure};
+
+pub(super) async fn restart(common: &Common, target: String) -> Result<Exit, Failure> {
+    let done: Done = common.client()?.post("/v1/restart", &Restart { target }).await?;
+    say(common, &done)
+}
+
+pub(super) async fn scale(common: &Common, what: &str) -> Result<Exit, Failure> {
+    let (service, replicas) = what
+        .split_once('=')
+        .and_then(|(service, n)| Some((service.to_owned(), n.parse().ok()?)))
+        .ok_or_else(|| Failure::new("HF0705", format!("`{what}` is not SERVICE=REPLICAS")).hint("for example: holdfast scale web=5").exit(Exit::Usage))?;
+    let done: Done = common.client()?.post("/v1/scale", &Scale { service, replicas }).await?;
+    say(common, &done)
+}
+
+pub(super) async fn pause(common: &Common, name: Option<String>, how_long: &str, reason: String) -> Result<Exit, Failure> {
+    let for_ms = u64::try_from(duration(how_long)?.as_millis()).unwrap_or(u64::MAX);
+    let who = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".into());
+    let done: Done = common.client()?.post("/v1/pause", &Pause { name, for_ms, reason, who }).await?;
+    say(common, &done)
+}
+
+pub(super) async fn resume(common: &Common, name: Option<String>) -> Result<Exit, Failure> {
+    let done: Done = common.client()?.post("/v1/resume", &Resume { name }).await?;
+    say(common, &done)
+}
+
+fn say(common: &Common, done: &Done) -> Result<Exit, Failure> {
+    if common.json {
+        print_json(done)?;
+    } else {
+        print_text(&format!("{}\n", done.message));
+    }
+    Ok(Exit::Ok)
+}

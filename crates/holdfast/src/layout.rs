@@ -1,0 +1,89 @@
+//! Where things lie in a data directory.
+
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Exit, Failure};
+
+/// Raised when a release can no longer read what an older one wrote.
+const FORMAT: u32 = 1;
+
+/// The agent runs under a shim like everything else, under this name.
+pub(crate) const AGENT: &str = "_agent-1";
+/// Internal service of the data plane processes.
+pub(crate) const PLANES: &str = "_balancer";
+
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) data_dir: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.data_dir.join("agent.sock")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.data_dir.join("agent.lock")
+    }
+
+    /// Why the last agent refused to start; read by the CLI that waits for it.
+    pub(crate) fn refusal(&self) -> PathBuf {
+        self.data_dir.join("agent.refused")
+    }
+
+    pub(crate) fn run_dir(&self, instance: &str) -> PathBuf {
+        self.data_dir.join("run").join(instance)
+    }
+
+    pub(crate) fn shared_table(&self) -> PathBuf {
+        self.data_dir.join("plane").join("shared")
+    }
+
+    pub(crate) fn drill_dir(&self) -> PathBuf {
+        self.data_dir.join("drill")
+    }
+
+    /// Makes the directory when it is missing and refuses one that a newer release has written.
+    pub(crate) fn prepare(&self) -> Result<(), Failure> {
+        let dir = &self.data_dir;
+        for sub in ["", "run", "plane", "drill"] {
+            let path = dir.join(sub);
+            holdfast_host::files::create_dir(&path).map_err(|source| {
+                Failure::new("HF0304", format!("cannot make the data directory {}", path.display()))
+                    .because(source)
+                    .hint("choose another with --data-dir DIR, or make it writable")
+            })?;
+        }
+        self.check_format()
+    }
+
+    fn check_format(&self) -> Result<(), Failure> {
+        let path = self.data_dir.join("format");
+        let found = match std::fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse::<u32>().map_err(|_| {
+                Failure::new("HF0305", format!("{} does not hold a format number", path.display()))
+                    .hint(format!("if nothing runs from this directory, move it away: mv {0} {0}.broken", dir_name(&self.data_dir)))
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return self.write_format(&path),
+            Err(error) => return Err(Failure::new("HF0304", format!("cannot read {}", path.display())).because(error)),
+        };
+        if found > FORMAT {
+            return Err(Failure::new(
+                "HF0302",
+                format!("{} was written by a newer holdfast (format {found}, this one knows {FORMAT})", dir_name(&self.data_dir)),
+            )
+            .hint("run the newer binary, or choose another directory with --data-dir DIR")
+            .exit(Exit::Refused));
+        }
+        Ok(())
+    }
+
+    fn write_format(&self, path: &Path) -> Result<(), Failure> {
+        holdfast_host::files::write_atomic(path, format!("{FORMAT}\n").as_bytes())
+            .map_err(|error| Failure::new("HF0304", format!("cannot write {}", path.display())).because(error))
+    }
+}
+
+fn dir_name(path: &Path) -> String {
+    path.display().to_string()
+}
