@@ -6,11 +6,4 @@ mod plane {
     mod setup;
 
     mod basics;
-    mod control;
-    mod framing;
-    mod hang;
-    mod limits;
-    mod load;
-    mod replay;
-    mod smuggling;
 }

@@ -1,11 +1,11 @@
 //! The keeper of one instance: starts its child, restarts it, keeps its log and its exit codes, with or without an agent.
 
 mod absence;
-pub(crate) mod child;
+mod child;
 mod client;
 mod dir;
-pub(crate) mod environment;
-pub(crate) mod keeper;
+mod environment;
+mod keeper;
 mod launch;
 mod log;
 mod notify;

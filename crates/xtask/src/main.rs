@@ -5,7 +5,6 @@ mod bare;
 mod bench;
 mod demo;
 mod examples;
-mod histogram;
 mod install;
 mod lanes;
 mod licences;

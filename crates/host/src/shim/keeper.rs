@@ -5,17 +5,15 @@ mod requests;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use holdfast_policy::restart::Machine;
 use holdfast_policy::rng::Rng;
 use holdfast_policy::{Incarnation, Timestamp};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
 
-use super::dir::{DEAD, Dead, Dir, EXITS};
+use super::dir::{Dead, Dir, EXITS};
 use super::log::Log;
 use super::notify::{Notify, Told};
 use super::signals::{Heard, Signals};
@@ -51,7 +49,6 @@ struct Run {
     ended: Option<(super::signals::Status, Timestamp)>,
     /// SIGKILL was sent to all; repeated until they are gone.
     killed: bool,
-    timed_out: bool,
 }
 
 struct Stopping {
@@ -65,7 +62,7 @@ struct Stopping {
 
 pub(crate) struct Keeper {
     dir: Dir,
-    opened: Timestamp,
+    fifo: PathBuf,
     spec: Spec,
     state: State,
     machine: Machine,
@@ -117,15 +114,9 @@ impl Keeper {
         super::child::make_output(&dir.fifo(), None).map_err(|e| broken(&dir, "output pipe", &e))?;
         let log = Log::open(&dir.fifo(), &dir.logs(), spec.log.clone()).map_err(|e| broken(&dir, "output pipe", &e))?;
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK);
-        let notify = if spec.notify {
-            Some(Notify::open(&spec.instance).map_err(|e| broken(&dir, "notify socket", &e))?)
-        } else {
-            None
-        };
+        let notify = if spec.notify { Some(Notify::open(&spec.instance).map_err(|e| broken(&dir, "notify socket", &e))?) } else { None };
         // Rings that cannot be made (no space at first start) cost records, not the service.
         let (events, exits) = (EventRing::open(&dir.events()).ok(), Ring::open(&dir.exits(), EXITS).ok());
-        // Made now, so that this generation can be declared over when the disk is full.
-        let _ = Ring::open(&dir.dead(), DEAD);
         let machine = Machine::new((&spec.restart).into(), spec.oneshot, Rng::from_seed(seed()));
         let state = first_state(&spec);
         let intent = if spec.autostart { Intent::Run } else { Intent::Rest };
@@ -153,7 +144,7 @@ impl Keeper {
             dirty: true,
             oom_score_adj: protect_from_oom(),
             _lock: lock,
-            opened: clock::now(),
+            fifo: dir.fifo(),
             dir,
             spec,
         })
@@ -164,7 +155,7 @@ impl Keeper {
         loop {
             self.tick(clock::now());
             self.tell();
-            if self.intent == Intent::Leave && self.run.is_none() || self.is_done() {
+            if self.intent == Intent::Leave && self.run.is_none() {
                 break;
             }
             self.set_timer();
@@ -260,12 +251,11 @@ impl Keeper {
         }
     }
 
-    /// Told at 1, 2, 4, 8, … lines: the disk may be full for long.
     fn note_dropped_lines(&mut self) {
         let dropped = self.log.dropped_lines();
-        if dropped > 0 && dropped >= self.state.log_lines_dropped.saturating_mul(2) {
+        if dropped != self.state.log_lines_dropped {
+            // Pushed with the next change: the disk may be full for long, and each chunk would be a push.
             self.state.log_lines_dropped = dropped;
-            self.dirty = true;
         }
     }
 
@@ -304,7 +294,6 @@ impl Keeper {
     /// Pushes the state to all clients and writes it to its file, when it changed.
     fn tell(&mut self) {
         if std::mem::take(&mut self.dirty) {
-            self.state.log_lines_dropped = self.log.dropped_lines();
             self.state.failures = self.machine.failures();
             self.state.crash_looping = self.machine.crash_looping();
             self.state.attempts_exhausted = self.machine.exhausted();
@@ -358,10 +347,7 @@ fn read_spec(dir: &Dir, generation: u64) -> Result<Spec, Failure> {
     let spec = dir.read_spec().map_err(|e| Failure { code: e.code().into(), text: e.to_string(), hint: e.hint() })?;
     let refuse = |text: String| Failure { code: "HF0207".into(), text, hint: None };
     if spec.generation != generation {
-        return Err(refuse(format!(
-            "launched for generation {generation}, the directory is of generation {}",
-            spec.generation
-        )));
+        return Err(refuse(format!("launched for generation {generation}, the directory is of generation {}", spec.generation)));
     }
     if dir.read_dead().is_some_and(|dead| dead.generation >= generation) {
         return Err(refuse(format!("generation {generation} is over")));
@@ -406,7 +392,7 @@ fn protect_from_oom() -> Option<i32> {
     std::fs::write(SCORE, "-900").is_ok().then_some(own)
 }
 
-pub(crate) fn resolve_account(spec: &Spec) -> Result<Option<Account>, Failure> {
+fn resolve_account(spec: &Spec) -> Result<Option<Account>, Failure> {
     let group = spec.group.as_deref();
     let failed = |e: user::Error| Failure { code: e.code().into(), text: format!("cannot start: {e}"), hint: e.hint() };
     match &spec.user {

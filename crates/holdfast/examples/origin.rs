@@ -1,0 +1,130 @@
+//! The service that tests and drills keep up: single-threaded, honest about when it is busy.
+//!
+//!     origin PORT            `GET /` waits 2 ms and answers 1 KiB whose bytes follow from the path
+//!       /work?ms=N           waits N ms without using the processor
+//!       /busy?ms=N           burns the processor for N ms and answers nobody meanwhile
+//!       /healthz             200, or 503 while the file named by ORIGIN_UNREADY exists
+//!       POST anything        echoes the body
+//!
+//! `ORIGIN_LEDGER=FILE` appends "INCARNATION PID BOOT_MS" every 10 ms, so that a checker outside holdfast sees each life.
+//! On SIGTERM it finishes what is in flight and exits 0.
+
+use std::convert::Infallible;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+const DEFAULT_WORK: Duration = Duration::from_millis(2);
+const LEDGER_EVERY: Duration = Duration::from_millis(10);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> std::io::Result<()> {
+    let port: u16 = std::env::args().nth(1).and_then(|p| p.parse().ok()).expect("usage: origin PORT");
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    if let Ok(path) = std::env::var("ORIGIN_LEDGER") {
+        std::thread::spawn(move || ledger(&path));
+    }
+    let (stop, stopped) = watch::channel(false);
+    let mut term = signal(SignalKind::terminate())?;
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async move {
+            loop {
+                let stream = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    _ = term.recv() => break,
+                };
+                if let Ok((stream, _)) = stream {
+                    tokio::task::spawn_local(serve(stream, stopped.clone()));
+                }
+            }
+            drop(listener);
+            drop(stopped);
+            let _ = stop.send(true);
+            // Every connection holds a receiver; when the last is gone, nothing is in flight.
+            let _ = tokio::time::timeout(Duration::from_secs(30), stop.closed()).await;
+        })
+        .await;
+    Ok(())
+}
+
+async fn serve(stream: tokio::net::TcpStream, mut stopped: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
+    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = stopped.changed() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let wait = number(request.uri().query(), "ms").map_or(DEFAULT_WORK, Duration::from_millis);
+    if request.method() == Method::POST {
+        let body = request.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        return Ok(Response::new(Full::new(body)));
+    }
+    match path.as_str() {
+        "/healthz" => return Ok(health()),
+        "/busy" => burn(wait),
+        _ => tokio::time::sleep(wait).await,
+    }
+    Ok(Response::new(Full::new(body_of(&path))))
+}
+
+fn health() -> Response<Full<Bytes>> {
+    let unready = std::env::var_os("ORIGIN_UNREADY").is_some_and(|path| std::path::Path::new(&path).exists());
+    let mut response = Response::new(Full::new(Bytes::from_static(b"ok\n")));
+    if unready {
+        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
+}
+
+/// 1 KiB that only this path gives: a mixed-up or cut answer cannot pass for it.
+fn body_of(path: &str) -> Bytes {
+    let mut state = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let mut body = Vec::with_capacity(1024);
+    while body.len() < 1024 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        body.extend_from_slice(format!("{:016x}", state).as_bytes());
+    }
+    body.truncate(1024);
+    body.into()
+}
+
+fn burn(time: Duration) {
+    let began = Instant::now();
+    let mut x = 1u64;
+    while began.elapsed() < time {
+        for _ in 0..1000 {
+            x = std::hint::black_box(x.wrapping_mul(31).wrapping_add(7));
+        }
+    }
+}
+
+fn number(query: Option<&str>, name: &str) -> Option<u64> {
+    query?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+}
+
+fn ledger(path: &str) {
+    let life = std::env::var("HOLDFAST_INCARNATION").unwrap_or_default();
+    let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) else { return };
+    loop {
+        let boot = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let seconds: f64 = boot.split(' ').next().and_then(|s| s.parse().ok()).unwrap_or(0.0);
+        let _ = writeln!(file, "{life} {} {}", std::process::id(), (seconds * 1000.0) as u64);
+        std::thread::sleep(LEDGER_EVERY);
+    }
+}
