@@ -24,7 +24,7 @@ async fn open(dir: &Path) -> Arc<dyn Store> {
 
 /// Many in the prove lane, a few by default.
 fn seeds() -> u64 {
-    if std::env::var_os("HOLDFAST_PROVE").is_some() { 2_000 } else { 10 }
+    if std::env::var_os("HOLDFAST_PROVE").is_some() { 300 } else { 10 }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -104,7 +104,7 @@ impl Store {
         self.writer.failure()
     }
 
-    /// Waits for what is queued, checkpoints, closes the file. Later operations get [`Error::Closed`].
+    /// Waits for what is queued, checkpoints, closes the file; blocks as long as that takes. Later operations get [`Error::Closed`].
     pub fn close(&self) {
         self.writer.close();
         self.readers.close();
