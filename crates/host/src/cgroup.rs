@@ -115,7 +115,10 @@ mod tests {
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
         assert_eq!(place(hybrid, "4:memory:/a\n0::/\n"), Some("/sys/fs/cgroup/unified/".into()));
         let v2 = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(place(v2, "0::/system.slice/holdfast.service\n"), Some("/sys/fs/cgroup/system.slice/holdfast.service".into()));
+        assert_eq!(
+            place(v2, "0::/system.slice/holdfast.service\n"),
+            Some("/sys/fs/cgroup/system.slice/holdfast.service".into())
+        );
         let part = "30 23 0:26 /docker/1 /sys/fs/cgroup ro - cgroup2 cgroup rw\n";
         assert_eq!(place(part, "0::/docker/1/x\n"), Some("/sys/fs/cgroup/x".into()));
         assert_eq!(place("", "0::/\n"), None);

@@ -39,7 +39,9 @@ impl Error {
 
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::CreateDir { source, .. } | Error::Write { source, .. } | Error::Read { source, .. } => hint_of(source),
+            Error::CreateDir { source, .. } | Error::Write { source, .. } | Error::Read { source, .. } => {
+                hint_of(source)
+            }
             Error::TooLarge { .. } => None,
             Error::Damaged { path, .. } => Some(format!("move {} away; it is written again", path.display())),
         }
@@ -75,7 +77,8 @@ pub fn create_dir(path: &Path) -> Result<(), Error> {
 pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), Error> {
     let wrap = |source| Error::Write { path: path.to_owned(), source };
     let fresh = beside(path, ".new");
-    let result = write_new(&fresh, content, true).and_then(|()| fs::rename(&fresh, path)).and_then(|()| sync_parent(path));
+    let result =
+        write_new(&fresh, content, true).and_then(|()| fs::rename(&fresh, path)).and_then(|()| sync_parent(path));
     if result.is_err() {
         let _ = fs::remove_file(&fresh);
     }
@@ -107,11 +110,14 @@ pub fn write_in_reserve(path: &Path, content: &[u8], sync: bool) -> Result<(), E
 }
 
 fn exchange(spare: &Path, path: &Path) -> io::Result<()> {
-    match renameat_with(CWD, spare, CWD, path, RenameFlags::EXCHANGE) {
-        Ok(()) => Ok(()),
-        // First time, or a file system without exchange: a plain rename is as atomic, only without a spare left.
-        Err(_) => fs::rename(spare, path),
+    if renameat_with(CWD, spare, CWD, path, RenameFlags::EXCHANGE).is_ok() {
+        return Ok(());
     }
+    // First time, or a file system without exchange: a plain rename is as atomic, but leaves no spare.
+    let size = fs::metadata(spare)?.len() as usize;
+    fs::rename(spare, path)?;
+    let _ = write_new(spare, &padded(&[], size), false);
+    Ok(())
 }
 
 fn padded(content: &[u8], size: usize) -> Vec<u8> {

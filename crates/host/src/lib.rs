@@ -9,6 +9,7 @@ pub mod clock;
 pub mod event;
 pub mod files;
 pub mod inherit;
+pub mod job;
 pub mod listen;
 pub mod lock;
 pub mod memfd;

@@ -108,7 +108,8 @@ fn explain(addr: SocketAddr, source: io::Error) -> Error {
 
 /// Who listens on `port`, as far as this user may see: the socket's inode from `/proc/net`, its owner from `/proc/PID/fd`.
 pub fn holder(port: u16) -> Option<Holder> {
-    let inodes: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"].iter().flat_map(|table| listening(table, port)).collect();
+    let inodes: Vec<u64> =
+        ["/proc/net/tcp", "/proc/net/tcp6"].iter().flat_map(|table| listening(table, port)).collect();
     if inodes.is_empty() {
         return None;
     }

@@ -1,7 +1,7 @@
 //! Bytes handed over as a descriptor that nobody can change any more.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
@@ -11,8 +11,9 @@ const SEALS: SealFlags = SealFlags::WRITE.union(SealFlags::GROW).union(SealFlags
 
 /// `name` is what `/proc/PID/fd` shows.
 pub fn create(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
-    file.write_all(bytes)?;
+    let file = File::from(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    // Leaves the position at the beginning, for a receiver that reads it as a stream.
+    file.write_all_at(bytes, 0)?;
     fcntl_add_seals(&file, SEALS)?;
     Ok(file.into())
 }

@@ -189,7 +189,10 @@ mod tests {
     fn a_name_with_parentheses_is_no_obstacle() {
         let line = "42 (a) b (c)) T 1 40 39 0 -1 4194560 1 2 3 4 50 7 8 9 20 0 1 0 987654 0 0";
         let s = Stat::parse(line).unwrap();
-        assert_eq!((s.pid, s.state, s.ppid, s.pgrp, s.session, s.cpu_ticks, s.start_ticks), (42, 'T', 1, 40, 39, 57, 987_654));
+        assert_eq!(
+            (s.pid, s.state, s.ppid, s.pgrp, s.session, s.cpu_ticks, s.start_ticks),
+            (42, 'T', 1, 40, 39, 57, 987_654)
+        );
     }
 
     #[test]

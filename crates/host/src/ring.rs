@@ -50,7 +50,11 @@ impl Shape {
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let shape = Shape { slots: word(8), slot_bytes: word(12) };
         let sane = shape.slots > 0 && shape.slots <= 1 << 20 && (32..=1 << 20).contains(&shape.slot_bytes);
-        if &head[..8] == MAGIC && sane { Ok(shape) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "not a ring file")) }
+        if &head[..8] == MAGIC && sane {
+            Ok(shape)
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "not a ring file"))
+        }
     }
 }
 
@@ -81,7 +85,8 @@ impl Ring {
     /// found; a file of another shape or with a damaged header is begun anew.
     pub fn open(path: &Path, shape: Shape) -> io::Result<Ring> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
-        let intact = file.metadata()?.len() == shape.file_bytes() && Shape::read(&file).is_ok_and(|found| found == shape);
+        let intact =
+            file.metadata()?.len() == shape.file_bytes() && Shape::read(&file).is_ok_and(|found| found == shape);
         if !intact {
             let mut zeros = vec![0u8; shape.file_bytes() as usize];
             zeros[..HEADER_BYTES].copy_from_slice(&shape.header());
@@ -231,7 +236,8 @@ impl RingReader {
     pub fn events_after(&self, seq: u64) -> io::Result<Events> {
         let batch = self.read_after(seq)?;
         let total = batch.records.len();
-        let events: Vec<Event> = batch.records.iter().filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok()).collect();
+        let events: Vec<Event> =
+            batch.records.iter().filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok()).collect();
         Ok(Events { lost: batch.lost + (total - events.len()) as u64, events, last: batch.last })
     }
 }

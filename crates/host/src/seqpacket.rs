@@ -62,13 +62,18 @@ impl Listener {
 
     /// `None` when nobody waits. Processes of other users (root excepted) are turned away.
     pub fn accept(&self) -> io::Result<Option<Connection>> {
-        match rustix::net::accept_with(&self.fd, FLAGS) {
-            Ok(fd) => {
-                let connection = Connection { fd };
-                Ok(connection.peer_is_trusted().then_some(connection))
+        loop {
+            match rustix::net::accept_with(&self.fd, FLAGS) {
+                Ok(fd) => {
+                    let connection = Connection { fd };
+                    if connection.peer_is_trusted() {
+                        return Ok(Some(connection));
+                    }
+                }
+                Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                Err(e) => return Err(e.into()),
             }
-            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::CONNABORTED) => Ok(None),
-            Err(e) => Err(e.into()),
         }
     }
 }
@@ -238,7 +243,6 @@ impl AsyncListener {
             let mut guard = self.inner.readable().await?;
             match self.inner.get_ref().accept()? {
                 Some(connection) => return AsyncConnection::new(connection),
-                // Nobody waits, or a stranger was turned away: look again when the socket says so.
                 None => guard.clear_ready(),
             }
         }

@@ -1,11 +1,11 @@
 //! The keeper of one instance: starts its child, restarts it, keeps its log and its exit codes, with or without an agent.
 
 mod absence;
-mod child;
+pub(crate) mod child;
 mod client;
 mod dir;
-mod environment;
-mod keeper;
+pub(crate) mod environment;
+pub(crate) mod keeper;
 mod launch;
 mod log;
 mod notify;

@@ -57,7 +57,10 @@ fn resolve_in(
     groups: Option<&[String]>,
 ) -> Result<Account, Error> {
     let number = user.parse::<u32>().ok();
-    let entry = passwd.lines().map(fields).find(|f| f.len() >= 6 && (f[0] == user || number.is_some() && f[2].parse() == Ok(number.unwrap_or(0))));
+    let entry = passwd
+        .lines()
+        .map(fields)
+        .find(|f| f.len() >= 6 && (f[0] == user || number.is_some() && f[2].parse() == Ok(number.unwrap_or(0))));
     let uid = match (&entry, number) {
         (Some(f), _) => f[2].parse().map_err(|_| Error::User(user.into()))?,
         (None, Some(uid)) => uid,
@@ -105,7 +108,10 @@ mod tests {
     fn names_and_numbers_find_the_same_account() {
         for user in ["web", "33"] {
             let a = resolve_in(PASSWD, GROUP, user, None, None).unwrap();
-            assert_eq!((a.uid, a.gid, a.groups.as_slice(), a.home.as_deref()), (33, 34, [34, 40, 41].as_slice(), Some("/srv/web")));
+            assert_eq!(
+                (a.uid, a.gid, a.groups.as_slice(), a.home.as_deref()),
+                (33, 34, [34, 40, 41].as_slice(), Some("/srv/web"))
+            );
         }
         let a = resolve_in(PASSWD, GROUP, "web", Some("root"), Some(&["logs".into()])).unwrap();
         assert_eq!((a.gid, a.groups.as_slice()), (0, [0, 40].as_slice()));

@@ -41,12 +41,7 @@ impl Default for Policy {
     fn default() -> Self {
         Policy {
             when: When::Always,
-            backoff: Backoff {
-                base: Duration::from_secs(1),
-                factor: 2.0,
-                max: Duration::from_secs(60),
-                jitter: 0.2,
-            },
+            backoff: Backoff { base: Duration::from_secs(1), factor: 2.0, max: Duration::from_secs(60), jitter: 0.2 },
             reset: Duration::from_secs(60),
             attempts: None,
             window: Duration::from_secs(600),
@@ -63,6 +58,9 @@ pub const CRASH_LOOP_FAILURES: u32 = 3;
 /// A child that nobody ever called ready, but that lived this many times longer than the reset rule asks for, counts
 /// as having been ready: the agent that tells readiness may have been dead all the while.
 const UNTOLD_READY_FACTOR: u32 = 10;
+
+/// Even a back-off declared as zero does not spin a core.
+pub const DELAY_MIN: Duration = Duration::from_millis(10);
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,7 +241,7 @@ impl Machine {
 
     fn delay_of(&mut self, ended: Ended) -> Duration {
         let step = if ended == Ended::NotStarted { self.streak } else { self.streak.saturating_sub(1) };
-        self.policy.backoff.delay(step, &mut self.rng)
+        self.policy.backoff.delay(step, &mut self.rng).max(DELAY_MIN)
     }
 }
 
@@ -295,7 +293,8 @@ mod tests {
 
     #[test]
     fn which_exits_are_followed_by_a_start() {
-        let codes = Policy { success_codes: vec![7], restart_codes: vec![5], stop_codes: vec![64], ..Policy::default() };
+        let codes =
+            Policy { success_codes: vec![7], restart_codes: vec![5], stop_codes: vec![64], ..Policy::default() };
         for (when, ended, starts) in [
             (When::Always, Ended::Code(0), true),
             (When::Always, Ended::Code(64), false),

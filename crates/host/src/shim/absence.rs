@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::dir::{Dead, Dir};
+use super::log::Log;
 use super::state::{Exit, State};
 use crate::cgroup::Leaf;
 use crate::clock;
@@ -24,7 +25,17 @@ pub struct Absence {
     pub exits: Vec<Exit>,
     /// The generation that is over; the next one must be higher.
     pub generation: u64,
+    /// Keeps what waits in the output pipe from vanishing with its last writer; written to the log on drop.
+    log: Option<Log>,
     _lock: Lock,
+}
+
+impl Drop for Absence {
+    fn drop(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.finish();
+        }
+    }
 }
 
 /// Tries the lock. `None` when it is held: the shim lives. Otherwise its generation (from `spec.json`) is recorded as
@@ -34,12 +45,14 @@ pub fn absent(dir: &Path) -> Result<Option<Absence>, files::Error> {
     let failed = |path: std::path::PathBuf| move |source| files::Error::Write { path, source };
     let Some(lock) = Lock::try_take(&dir.lock()).map_err(failed(dir.lock()))? else { return Ok(None) };
     let state = dir.read_state();
-    let generation = dir.read_spec().map(|spec| spec.generation).ok();
-    let generation = generation.or_else(|| state.as_ref().map(|s| s.incarnation.generation)).unwrap_or(0);
+    let spec = dir.read_spec().ok();
+    let log = spec.as_ref().and_then(|spec| Log::open(&dir.fifo(), &dir.logs(), spec.log.clone()).ok());
+    let generation =
+        spec.map(|spec| spec.generation).or_else(|| state.as_ref().map(|s| s.incarnation.generation)).unwrap_or(0);
     if dir.read_dead().is_none_or(|dead| dead.generation < generation) {
         Dead::now(generation, "reader").write(&dir).map_err(failed(dir.dead()))?;
     }
-    Ok(Some(Absence { state, exits: dir.read_exits(), generation, dir, _lock: lock }))
+    Ok(Some(Absence { state, exits: dir.read_exits(), generation, dir, log, _lock: lock }))
 }
 
 impl Absence {

@@ -29,7 +29,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) argv: &'a [String],
     pub(crate) env: Environment,
     pub(crate) account: Option<&'a Account>,
-    pub(crate) output: &'a Path,
+    /// Becomes standard output and error; see [`open_output`].
+    pub(crate) output: OwnedFd,
     pub(crate) stdin: Option<BorrowedFd<'a>>,
     /// In the order of LISTEN_FDS.
     pub(crate) listeners: Vec<(&'a str, BorrowedFd<'a>)>,
@@ -95,8 +96,6 @@ fn prepare(plan: Plan<'_>, program: &Path, workdir: &Path) -> Result<Ready, Fail
         Some(fd) => fd.try_clone_to_owned(),
         None => null().map(OwnedFd::from),
     };
-    // For reading too, so that the pipe never lacks a reader: the death of the shim gives the child no EPIPE.
-    let output = OpenOptions::new().read(true).write(true).open(plan.output);
     let passed = plan.listeners.iter().map(|(_, fd)| lift(fd.as_fd())).collect::<io::Result<Vec<_>>>();
     let dir = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_PATH).open(workdir);
     Ok(Ready {
@@ -104,8 +103,9 @@ fn prepare(plan: Plan<'_>, program: &Path, workdir: &Path) -> Result<Ready, Fail
         argv: plan.argv.iter().map(|a| c_string(a.as_bytes())).collect::<Result<_, _>>()?,
         env: env.into_iter().map(pair).collect::<Result<_, _>>()?,
         listen_pid,
-        stdin: lift(stdin.map_err(|e| system("standard input", e))?.as_fd()).map_err(|e| system("standard input", e))?,
-        output: lift(output.map_err(|e| system("output pipe", e))?.as_fd()).map_err(|e| system("output pipe", e))?,
+        stdin: lift(stdin.map_err(|e| system("standard input", e))?.as_fd())
+            .map_err(|e| system("standard input", e))?,
+        output: lift(plan.output.as_fd()).map_err(|e| system("output pipe", e))?,
         passed: passed.map_err(|e| system("listening sockets", e))?,
         cgroup: plan.cgroup,
         workdir: dir.map_err(|e| workdir_failure(workdir, &e))?.into(),
@@ -140,7 +140,8 @@ fn lift(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
-    CString::new(bytes).map_err(|_| failure("HF0205", "cannot start: an argument or variable contains a zero byte".into(), None))
+    CString::new(bytes)
+        .map_err(|_| failure("HF0205", "cannot start: an argument or variable contains a zero byte".into(), None))
 }
 
 fn pair((name, value): (OsString, OsString)) -> Result<CString, Failure> {
@@ -158,7 +159,9 @@ fn find_program(plan: &Plan<'_>) -> Result<PathBuf, Failure> {
         let path = base.join(name);
         return match path.metadata() {
             Ok(_) => Ok(path),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(missing(name, format!("{} does not exist", path.display()))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(missing(name, format!("{} does not exist", path.display())))
+            }
             Err(e) => Err(failure("HF0205", format!("cannot start `{name}`: {e}"), None)),
         };
     }
@@ -171,7 +174,11 @@ fn find_program(plan: &Plan<'_>) -> Result<PathBuf, Failure> {
 }
 
 fn missing(name: &str, because: String) -> Failure {
-    failure("HF0201", format!("cannot start `{name}`: {because}"), Some(format!("install it, or give its full path (see: command -v {name})")))
+    failure(
+        "HF0201",
+        format!("cannot start `{name}`: {because}"),
+        Some(format!("install it, or give its full path (see: command -v {name})")),
+    )
 }
 
 fn workdir_failure(path: &Path, e: &io::Error) -> Failure {
@@ -194,9 +201,11 @@ fn explain(step: u8, e: &io::Error, program: &Path, workdir: &Path, user: Option
                 format!("cannot start `{program}`: not a program this machine can run"),
                 Some("a script needs a first line such as #!/bin/sh".into()),
             ),
-            _ if denied => {
-                failure("HF0205", format!("cannot start `{program}`: {e}"), Some(format!("make it executable: chmod +x {program}")))
-            }
+            _ if denied => failure(
+                "HF0205",
+                format!("cannot start `{program}`: {e}"),
+                Some(format!("make it executable: chmod +x {program}")),
+            ),
             _ => failure("HF0205", format!("cannot start `{program}`: {e}"), None),
         },
         s if s == Step::Workdir as u8 => workdir_failure(workdir, e),
@@ -210,8 +219,14 @@ fn explain(step: u8, e: &io::Error, program: &Path, workdir: &Path, user: Option
             format!("cannot start `{program}`: open files limit: {e}"),
             Some("lower `open_files`, or raise the hard limit of holdfast (ulimit -Hn)".into()),
         ),
-        s if s == Step::Cgroup as u8 => failure("HF0214", format!("cannot start `{program}`: entering its cgroup: {e}"), None),
-        0 => failure("HF0214", format!("cannot start `{program}`: fork: {e}"), Some("the limit of processes or memory is reached".into())),
+        s if s == Step::Cgroup as u8 => {
+            failure("HF0214", format!("cannot start `{program}`: entering its cgroup: {e}"), None)
+        }
+        0 => failure(
+            "HF0214",
+            format!("cannot start `{program}`: fork: {e}"),
+            Some("the limit of processes or memory is reached".into()),
+        ),
         _ => failure("HF0205", format!("cannot start `{program}`: {e}"), None),
     }
 }
@@ -266,7 +281,12 @@ fn verdict(reader: OwnedFd) -> Option<(u8, io::Error)> {
 
 /// # Safety
 /// Only in the child of a fork, and never returns to the caller's frame. Async-signal-safe calls only.
-unsafe fn become_program(ready: &mut Ready, argv: &[*const libc::c_char], env: &[*const libc::c_char], errors: RawFd) -> ! {
+unsafe fn become_program(
+    ready: &mut Ready,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+    errors: RawFd,
+) -> ! {
     // SAFETY: as the caller promises; every pointer is to memory prepared before fork.
     unsafe {
         if let Err(step) = arrange(ready) {
@@ -398,6 +418,11 @@ pub(crate) fn make_output(path: &Path, account: Option<&Account>) -> io::Result<
         std::os::unix::fs::chown(path, Some(a.uid), Some(a.gid))?;
     }
     Ok(())
+}
+
+/// For reading too, so that the pipe never lacks a reader: the death of the shim gives the child no EPIPE.
+pub(crate) fn open_output(path: &Path) -> io::Result<OwnedFd> {
+    Ok(OpenOptions::new().read(true).write(true).open(path)?.into())
 }
 
 /// An owned copy of a raw descriptor number that this process got at exec.

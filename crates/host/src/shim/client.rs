@@ -150,7 +150,11 @@ impl Client {
         let forget = Forget { waiting: &shared.waiting, id };
         let request = Request { version: VERSION, id, body };
         let exchange = async {
-            shared.connection.send_json(&request, fds).await.map_err(|source| Error::Send { dir: dir(), what, source })?;
+            shared.connection.send_json(&request, fds).await.map_err(|source| Error::Send {
+                dir: dir(),
+                what,
+                source,
+            })?;
             told.await.map_err(|_| Error::Closed { dir: dir() })
         };
         // The reader is gone: nobody would ever answer.

@@ -108,7 +108,11 @@ impl Dir {
     /// The highest generation that is known to be over.
     pub(crate) fn read_dead(&self) -> Option<Dead> {
         let batch = RingReader::open(&self.dead()).and_then(|ring| ring.read_after(0)).ok()?;
-        batch.records.iter().filter_map(|(_, bytes)| serde_json::from_slice::<Dead>(bytes).ok()).max_by_key(|d| d.generation)
+        batch
+            .records
+            .iter()
+            .filter_map(|(_, bytes)| serde_json::from_slice::<Dead>(bytes).ok())
+            .max_by_key(|d| d.generation)
     }
 }
 

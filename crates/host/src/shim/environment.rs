@@ -147,10 +147,12 @@ mod tests {
     fn env_files_are_read_as_people_write_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("env");
-        std::fs::write(&path, "# comment\n\nA=1\nexport B=two words\nC='$x #'\nD=\"a\\n\\\"b\\\"\"\nE=\nF=a=b\n").unwrap();
+        std::fs::write(&path, "# comment\n\nA=1\nexport B=two words\nC='$x #'\nD=\"a\\n\\\"b\\\"\"\nE=\nF=a=b\n")
+            .unwrap();
         let mut env = Environment::new();
         read_file(&path, &mut env).unwrap();
-        let got: Vec<String> = env.iter().map(|(k, v)| format!("{}={}", k.to_str().unwrap(), v.to_str().unwrap())).collect();
+        let got: Vec<String> =
+            env.iter().map(|(k, v)| format!("{}={}", k.to_str().unwrap(), v.to_str().unwrap())).collect();
         assert_eq!(got, ["A=1", "B=two words", "C=$x #", "D=a\n\"b\"", "E=", "F=a=b"]);
         std::fs::write(&path, "A=1\nsecret-without-name\n").unwrap();
         let failure = read_file(&path, &mut env).unwrap_err();

@@ -5,15 +5,17 @@ mod requests;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use holdfast_policy::restart::Machine;
 use holdfast_policy::rng::Rng;
 use holdfast_policy::{Incarnation, Timestamp};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 
-use super::dir::{Dead, Dir, EXITS};
+use super::dir::{DEAD, Dead, Dir, EXITS};
 use super::log::Log;
 use super::notify::{Notify, Told};
 use super::signals::{Heard, Signals};
@@ -49,6 +51,7 @@ struct Run {
     ended: Option<(super::signals::Status, Timestamp)>,
     /// SIGKILL was sent to all; repeated until they are gone.
     killed: bool,
+    timed_out: bool,
 }
 
 struct Stopping {
@@ -62,7 +65,7 @@ struct Stopping {
 
 pub(crate) struct Keeper {
     dir: Dir,
-    fifo: PathBuf,
+    opened: Timestamp,
     spec: Spec,
     state: State,
     machine: Machine,
@@ -86,8 +89,10 @@ pub(crate) struct Keeper {
     signals: Signals,
     timer: OwnedFd,
     timer_at: Option<Timestamp>,
-    /// State differs from what clients and file were told.
+    /// Clients were not told the present state yet.
     dirty: bool,
+    /// Nor was the file, which is for the reader after a crash and does without status texts and watchdog times.
+    file_stale: bool,
     oom_score_adj: Option<i32>,
     _lock: Lock,
 }
@@ -114,9 +119,15 @@ impl Keeper {
         super::child::make_output(&dir.fifo(), None).map_err(|e| broken(&dir, "output pipe", &e))?;
         let log = Log::open(&dir.fifo(), &dir.logs(), spec.log.clone()).map_err(|e| broken(&dir, "output pipe", &e))?;
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK);
-        let notify = if spec.notify { Some(Notify::open(&spec.instance).map_err(|e| broken(&dir, "notify socket", &e))?) } else { None };
+        let notify = if spec.notify {
+            Some(Notify::open(&spec.instance).map_err(|e| broken(&dir, "notify socket", &e))?)
+        } else {
+            None
+        };
         // Rings that cannot be made (no space at first start) cost records, not the service.
         let (events, exits) = (EventRing::open(&dir.events()).ok(), Ring::open(&dir.exits(), EXITS).ok());
+        // Made now, so that this generation can be declared over when the disk is full.
+        let _ = Ring::open(&dir.dead(), DEAD);
         let machine = Machine::new((&spec.restart).into(), spec.oneshot, Rng::from_seed(seed()));
         let state = first_state(&spec);
         let intent = if spec.autostart { Intent::Run } else { Intent::Rest };
@@ -142,9 +153,10 @@ impl Keeper {
             timer: timer.map_err(|e| broken(&dir, "timer", &e.into()))?,
             timer_at: None,
             dirty: true,
+            file_stale: true,
             oom_score_adj: protect_from_oom(),
             _lock: lock,
-            fifo: dir.fifo(),
+            opened: clock::now(),
             dir,
             spec,
         })
@@ -155,7 +167,7 @@ impl Keeper {
         loop {
             self.tick(clock::now());
             self.tell();
-            if self.intent == Intent::Leave && self.run.is_none() {
+            if self.intent == Intent::Leave && self.run.is_none() || self.is_done() {
                 break;
             }
             self.set_timer();
@@ -251,11 +263,12 @@ impl Keeper {
         }
     }
 
+    /// Told at 1, 2, 4, 8, … lines: the disk may be full for long.
     fn note_dropped_lines(&mut self) {
         let dropped = self.log.dropped_lines();
-        if dropped != self.state.log_lines_dropped {
-            // Pushed with the next change: the disk may be full for long, and each chunk would be a push.
+        if dropped > 0 && dropped >= self.state.log_lines_dropped.saturating_mul(2) {
             self.state.log_lines_dropped = dropped;
+            self.dirty = true;
         }
     }
 
@@ -275,8 +288,14 @@ impl Keeper {
     fn enter(&mut self, phase: Phase, reason: &str, inputs: &[(&str, String)]) {
         let from = std::mem::replace(&mut self.state.phase, phase);
         self.state.reason = reason.to_owned();
-        self.dirty = true;
+        self.changed();
         self.record(from.name(), phase.name(), reason, inputs);
+    }
+
+    /// For clients and file.
+    fn changed(&mut self) {
+        self.dirty = true;
+        self.file_stale = true;
     }
 
     fn record(&mut self, from: &str, to: &str, reason: &str, inputs: &[(&str, String)]) {
@@ -294,6 +313,7 @@ impl Keeper {
     /// Pushes the state to all clients and writes it to its file, when it changed.
     fn tell(&mut self) {
         if std::mem::take(&mut self.dirty) {
+            self.state.log_lines_dropped = self.log.dropped_lines();
             self.state.failures = self.machine.failures();
             self.state.crash_looping = self.machine.crash_looping();
             self.state.attempts_exhausted = self.machine.exhausted();
@@ -303,10 +323,12 @@ impl Keeper {
                 client.owes_state = true;
             }
             self.push();
-            // A full disk only makes the file stale; who reads it also takes the lock's verdict and the exit ring.
-            if let Ok(bytes) = serde_json::to_vec(&self.state) {
-                let _ = files::write_in_reserve(&self.dir.state(), &bytes, false);
-            }
+        }
+        if std::mem::take(&mut self.file_stale)
+            && let Ok(bytes) = serde_json::to_vec(&self.state)
+        {
+            // Without space it stays as it was; who reads it also takes the lock's verdict and the exit ring.
+            let _ = files::write_in_reserve(&self.dir.state(), &bytes, false);
         }
         if std::mem::take(&mut self.exits_unsynced)
             && let Some(ring) = &self.exits
@@ -347,7 +369,10 @@ fn read_spec(dir: &Dir, generation: u64) -> Result<Spec, Failure> {
     let spec = dir.read_spec().map_err(|e| Failure { code: e.code().into(), text: e.to_string(), hint: e.hint() })?;
     let refuse = |text: String| Failure { code: "HF0207".into(), text, hint: None };
     if spec.generation != generation {
-        return Err(refuse(format!("launched for generation {generation}, the directory is of generation {}", spec.generation)));
+        return Err(refuse(format!(
+            "launched for generation {generation}, the directory is of generation {}",
+            spec.generation
+        )));
     }
     if dir.read_dead().is_some_and(|dead| dead.generation >= generation) {
         return Err(refuse(format!("generation {generation} is over")));
@@ -392,7 +417,7 @@ fn protect_from_oom() -> Option<i32> {
     std::fs::write(SCORE, "-900").is_ok().then_some(own)
 }
 
-fn resolve_account(spec: &Spec) -> Result<Option<Account>, Failure> {
+pub(crate) fn resolve_account(spec: &Spec) -> Result<Option<Account>, Failure> {
     let group = spec.group.as_deref();
     let failed = |e: user::Error| Failure { code: e.code().into(), text: format!("cannot start: {e}"), hint: e.hint() };
     match &spec.user {

@@ -20,6 +20,9 @@ use crate::process::Identity;
 /// From fork to the lock being held. A loaded machine needs tens of milliseconds.
 pub const LAUNCH_MAX: Duration = Duration::from_secs(10);
 
+/// A shim says next to nothing; this much is kept of what it said over its lives.
+const SHIM_LOG_BYTES_MAX: u64 = 64 * 1024;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot launch a shim in {}: {source}", dir.display())]
@@ -57,6 +60,9 @@ pub fn launch(exe: &Path, dir: &Path, generation: u64) -> Result<Identity, Error
     let dir = Dir::new(dir);
     let failed = |source| Error::Spawn { dir: dir.path().to_owned(), source };
     let log = OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(dir.shim_log()).map_err(failed)?;
+    if log.metadata().is_ok_and(|m| m.len() > SHIM_LOG_BYTES_MAX) {
+        log.set_len(0).map_err(failed)?;
+    }
     let (reader, writer) = io::pipe().map_err(failed)?;
     let mut command = Command::new(exe);
     command.arg("__shim").arg(dir.path()).arg(generation.to_string());

@@ -23,6 +23,7 @@ const LINE_BYTES_MAX: usize = 32 * 1024;
 /// A rotated name beyond this is a mistake in the configuration.
 const KEEP_MAX: u32 = 1000;
 
+#[derive(Debug)]
 pub(crate) struct Log {
     pipe: File,
     sink: Sink,
@@ -32,6 +33,7 @@ pub(crate) struct Log {
 }
 
 /// The files.
+#[derive(Debug)]
 struct Sink {
     dir: PathBuf,
     file: Option<File>,
@@ -75,7 +77,8 @@ impl Log {
 
     /// Writes a line that has no end yet: its writer is gone.
     pub(crate) fn finish(&mut self) {
-        while self.drain() {}
+        // Once: as much as the pipe holds. Somebody may go on writing for ever.
+        self.drain();
         if !self.partial.is_empty() {
             self.take(b"\n");
         }
@@ -134,7 +137,8 @@ impl Sink {
         let result = if told > 0 {
             let stamp = clock::utc_text(clock::wall_ms());
             let stamp = String::from_utf8_lossy(&stamp);
-            let mut all = format!("{stamp} holdfast: {told} log lines were dropped, the disk took no more\n").into_bytes();
+            let mut all =
+                format!("{stamp} holdfast: {told} log lines were dropped, the disk took no more\n").into_bytes();
             all.extend_from_slice(bytes);
             self.put(&all)
         } else {
@@ -260,8 +264,10 @@ mod tests {
             writeln!(bed.writer, "{i} {}", "x".repeat(40)).unwrap();
             bed.log.drain();
         }
-        let mut names: Vec<String> =
-            fs::read_dir(bed.root.path().join("log")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(bed.root.path().join("log"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         assert_eq!(names, ["1", "2", "current"]);
         assert!(text(&bed, "current").contains(" 9 ") && text(&bed, "2").contains(" 7 "));

@@ -53,17 +53,25 @@ pub enum Body {
         reason: String,
     },
     /// Whether the shim may restart on its own.
-    Grant { restart: bool },
+    Grant {
+        restart: bool,
+    },
     /// The agent's probes found the child ready.
     Ready {
         #[serde(with = "incarnation_text")]
         incarnation: Incarnation,
     },
     /// Fenced instances: run until then (CLOCK_BOOTTIME). Answered with the deadline in force.
-    Deadline { boot_ns: u64 },
+    Deadline {
+        boot_ns: u64,
+    },
     /// Keep the descriptors that come with this packet, named in their order.
-    HoldFds { names: Vec<String> },
-    DropFds { names: Vec<String> },
+    HoldFds {
+        names: Vec<String>,
+    },
+    DropFds {
+        names: Vec<String>,
+    },
     /// Answered by `Ack` with names and descriptors.
     GiveFds {},
     Signal {
@@ -138,10 +146,17 @@ mod tests {
         let stop = Request {
             version: VERSION,
             id: 7,
-            body: Body::Stop { incarnation: Incarnation { generation: 2, run: 1 }, reason: "update".into(), grace_ms: None },
+            body: Body::Stop {
+                incarnation: Incarnation { generation: 2, run: 1 },
+                reason: "update".into(),
+                grace_ms: None,
+            },
         };
         let text = serde_json::to_string(&stop).unwrap();
-        assert_eq!(text, r#"{"version":1,"id":7,"do":{"stop":{"incarnation":"2.1","reason":"update","grace_ms":null}}}"#);
+        assert_eq!(
+            text,
+            r#"{"version":1,"id":7,"do":{"stop":{"incarnation":"2.1","reason":"update","grace_ms":null}}}"#
+        );
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), stop);
         let newer = r#"{"version":9,"id":8,"do":{"start":{"gently":true}},"more":[]}"#;
         assert_eq!(serde_json::from_str::<Request>(newer).unwrap().body, Body::Start {});

@@ -49,6 +49,8 @@ pub struct Spec {
     pub oneshot: bool,
     /// A job is killed when it ran this long.
     pub run_ms_max: Option<u64>,
+    /// The shim goes when the job is over, instead of waiting for another `Start`.
+    pub leaves_when_done: bool,
     /// The held descriptor `stdin` becomes the child's standard input; it is not started before it is held.
     pub stdin: bool,
     /// Runs only while `Deadline` lies in the future, and the child dies with its shim.
@@ -90,6 +92,7 @@ impl Default for Spec {
             notify: false,
             oneshot: false,
             run_ms_max: None,
+            leaves_when_done: false,
             stdin: false,
             fenced: false,
             spares_descendants: false,

@@ -107,6 +107,8 @@ pub struct Exit {
     pub code: Option<i32>,
     pub signal: Option<i32>,
     pub oom: bool,
+    /// Killed at the time limit of its job.
+    pub timed_out: bool,
     /// Stopped on request; not a failure.
     pub wanted: bool,
     pub boot_id: String,
@@ -120,6 +122,7 @@ impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.code, self.signal) {
             _ if self.oom => f.write_str("killed: out of memory"),
+            _ if self.timed_out => f.write_str("killed at its time limit"),
             (Some(code), _) => write!(f, "exit code {code}"),
             (None, Some(signal)) => write!(f, "killed by signal {signal}"),
             (None, None) => f.write_str("ended, exit code unknown"),

@@ -18,10 +18,16 @@ async fn an_exit_code_is_kept_and_a_crash_loop_is_visible() {
     let exit = state.last_exit.unwrap();
     assert_eq!((exit.code, exit.signal, exit.wanted, exit.incarnation.run), (Some(7), None, false, 3));
     let exits = bed.dir.read_exits();
-    assert_eq!(exits.iter().map(|e| (e.incarnation.run, e.code)).collect::<Vec<_>>(), [(1, Some(7)), (2, Some(7)), (3, Some(7))]);
+    assert_eq!(
+        exits.iter().map(|e| (e.incarnation.run, e.code)).collect::<Vec<_>>(),
+        [(1, Some(7)), (2, Some(7)), (3, Some(7))]
+    );
     let events = RingReader::open(&bed.dir.events()).unwrap().events_after(0).unwrap().events;
     let crash = events.iter().find(|e| e.reason.contains("crash loop")).unwrap();
-    assert!(crash.reason.starts_with("exit code 7") && crash.inputs.iter().any(|(n, v)| n == "failures" && v == "3"), "{crash:?}");
+    assert!(
+        crash.reason.starts_with("exit code 7") && crash.inputs.iter().any(|(n, v)| n == "failures" && v == "3"),
+        "{crash:?}"
+    );
     eventually("the log has all lines", || read(&bed.dir.log()).lines().count() == 6);
     assert!(read(&bed.dir.log()).lines().all(|l| l[25..] == *"out" || l[25..] == *"err"));
 }
@@ -45,7 +51,8 @@ async fn a_killed_child_is_spawned_again_at_once() {
 async fn a_stop_ends_a_stubborn_tree_after_its_grace() {
     let script = "trap '' TERM; setsid sh -c 'trap \"\" TERM; echo $$ > far; sleep 600 & wait' & sh -c 'trap \"\" TERM; echo $$ > near; while :; do sleep 1; done' & while :; do sleep 1; done";
     let mut bed = Bed::new();
-    let spec = Spec { workdir: Some(bed.root.path().into()), stop: Stop { grace_ms: 300, ..Stop::default() }, ..sh(script) };
+    let spec =
+        Spec { workdir: Some(bed.root.path().into()), stop: Stop { grace_ms: 300, ..Stop::default() }, ..sh(script) };
     bed.launch(spec);
     let mut client = bed.client().await;
     let pid = |name: &str| read(&bed.path(name)).trim().parse::<i32>().ok();
@@ -66,7 +73,8 @@ async fn a_stop_ends_a_stubborn_tree_after_its_grace() {
 #[tokio::test]
 async fn a_wrapper_shell_does_not_take_the_grace_from_what_it_started() {
     let mut bed = Bed::new();
-    let script = "sh -c 'trap \"sleep 0.3; echo clean > done; exit 0\" TERM; echo > up; while :; do sleep 0.05; done' ; true";
+    let script =
+        "sh -c 'trap \"sleep 0.3; echo clean > done; exit 0\" TERM; echo > up; while :; do sleep 0.05; done' ; true";
     bed.launch(Spec { workdir: Some(bed.root.path().into()), ..sh(script) });
     let mut client = bed.client().await;
     eventually("the inner program is up", || bed.path("up").exists());
@@ -128,7 +136,11 @@ async fn without_the_grant_it_waits_and_with_it_goes_on() {
 #[tokio::test]
 async fn a_job_completes_once_and_stays_so() {
     let mut bed = Bed::new();
-    bed.launch(Spec { oneshot: true, workdir: Some(bed.root.path().into()), ..sh("echo run >> runs; test $(wc -l < runs) = 2") });
+    bed.launch(Spec {
+        oneshot: true,
+        workdir: Some(bed.root.path().into()),
+        ..sh("echo run >> runs; test $(wc -l < runs) = 2")
+    });
     let mut client = bed.client().await;
     let state = until(&mut client, "completed", |s| s.phase == Phase::Completed).await;
     assert_eq!((state.restarts, state.last_exit.unwrap().code), (1, Some(0)), "failed once, tried again");

@@ -17,6 +17,8 @@ use crate::shim::state::{Exit, Failure, Phase};
 /// Descendants that outlive SIGKILL (waiting for a dead disk) hold up the next start for this long; a fenced
 /// instance waits for them for ever.
 const LEFTOVERS_MAX: Duration = Duration::from_secs(5);
+/// For how long a job waits to be given its input.
+const UNUSED_MAX: Duration = Duration::from_secs(60);
 /// SIGKILL is repeated this often, for what was born meanwhile.
 const KILL_AGAIN: Duration = Duration::from_millis(20);
 
@@ -24,8 +26,11 @@ impl Keeper {
     /// Everything that time brings about.
     pub(super) fn tick(&mut self, now: Timestamp) {
         if self.machine.handle_time(now) {
-            self.dirty = true;
+            self.changed();
             self.record("", "", "ready for long enough, earlier failures are forgotten", &[]);
+        }
+        if self.waits_in_vain(now) {
+            self.request_exit("nobody gave it what it needs to start", None);
         }
         self.watch_limits(now);
         self.watch_stop(now);
@@ -43,13 +48,29 @@ impl Keeper {
             self.next_start.filter(|_| self.run.is_none() && self.may_start()),
             self.machine.forgets_at().filter(|_| alive.is_some()),
             alive.and_then(|r| r.stopping.as_ref()).map(|s| s.kill_at),
-            alive.and_then(|_| self.state.deadline_boot_ns).filter(|_| self.spec.fenced).map(Timestamp::from_nanos),
+            alive.and(self.state.deadline_boot_ns).filter(|_| self.spec.fenced).map(Timestamp::from_nanos),
             alive.filter(|r| r.stopping.is_none()).and_then(|r| self.run_limit(r)),
+            self.waits_until(),
             sweeping.map(|_| clock::now() + KILL_AGAIN),
         ]
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// A job whose owner died between launching it and handing over its input.
+    fn waits_in_vain(&self, now: Timestamp) -> bool {
+        self.spec.leaves_when_done && self.intent == Intent::Run && self.waits_until().is_some_and(|at| now >= at)
+    }
+
+    fn waits_until(&self) -> Option<Timestamp> {
+        (self.spec.leaves_when_done && self.state.incarnation.run == 0).then(|| self.opened + UNUSED_MAX)
+    }
+
+    /// A job that is over and whose result is kept.
+    pub(super) fn is_done(&self) -> bool {
+        let over = matches!(self.state.phase, Phase::Completed | Phase::Failed | Phase::Stopped);
+        self.spec.leaves_when_done && self.run.is_none() && over
     }
 
     fn run_limit(&self, run: &Run) -> Option<Timestamp> {
@@ -71,6 +92,9 @@ impl Keeper {
                 hint: None,
             });
             self.kill_all();
+            if let Some(run) = &mut self.run {
+                run.timed_out = true;
+            }
         }
     }
 
@@ -100,7 +124,7 @@ impl Keeper {
         self.state.incarnation = Incarnation { run: before.run + 1, ..before };
         self.next_start = None;
         match self.spawn() {
-            Ok(who) => self.handle_started(now, who),
+            Ok(who) => self.handle_started(clock::now(), who),
             Err(failure) => {
                 self.state.incarnation = before;
                 let decision = self.machine.handle_exit(now, Ended::NotStarted);
@@ -115,7 +139,15 @@ impl Keeper {
 
     fn handle_started(&mut self, now: Timestamp, who: Identity) {
         self.machine.handle_started(now);
-        let run = Run { who, started: now, oom_kills_before: self.oom_kills(), stopping: None, ended: None, killed: false };
+        let run = Run {
+            who,
+            started: now,
+            oom_kills_before: self.oom_kills(),
+            stopping: None,
+            ended: None,
+            killed: false,
+            timed_out: false,
+        };
         self.run = Some(run);
         let state = &mut self.state;
         state.restarts = u64::from(state.incarnation.run.saturating_sub(1));
@@ -171,7 +203,7 @@ impl Keeper {
             argv,
             env,
             account: self.account.as_ref(),
-            output: &self.fifo,
+            output: child::open_output(&self.dir.fifo()).map_err(|e| self.output_failure(&e))?,
             stdin,
             listeners,
             cgroup: self.leaf.as_ref().map(entrance).transpose()?,
@@ -184,7 +216,7 @@ impl Keeper {
         let now = clock::now();
         self.machine.handle_ready(now);
         self.state.ready_boot_ns.get_or_insert(now.as_nanos());
-        self.dirty = true;
+        self.changed();
         if self.state.phase == Phase::Starting {
             self.enter(Phase::Running, reason, &[]);
         }
@@ -205,7 +237,7 @@ impl Keeper {
             self.machine.forget();
             self.next_start = Some(Timestamp::ZERO);
             self.next_is_restart = false;
-            self.dirty = true;
+            self.changed();
         } else if !matches!(self.state.phase, Phase::Stopped | Phase::Completed) {
             self.enter(Phase::Stopped, reason, &[]);
         }
@@ -328,7 +360,12 @@ impl Keeper {
         }
         self.kill_all();
         if !self.spec.fenced && now.since(ended) >= LEFTOVERS_MAX {
-            self.record("", "", "processes were left that SIGKILL does not end", &[("pids", format!("{:?}", signals::children()))]);
+            self.record(
+                "",
+                "",
+                "processes were left that SIGKILL does not end",
+                &[("pids", format!("{:?}", signals::children()))],
+            );
             self.conclude();
         }
     }
@@ -400,6 +437,7 @@ impl Keeper {
             code: status.code,
             signal: status.signal,
             oom,
+            timed_out: run.timed_out,
             wanted: run.stopping.is_some(),
             boot_id: clock::boot_id().to_owned(),
             started_boot_ns: run.started.as_nanos(),

@@ -115,7 +115,7 @@ impl Keeper {
             Body::HoldFds { names } => self.hold(names, fds),
             Body::DropFds { names } => {
                 self.held.retain(|(held, _)| !names.contains(held));
-                self.dirty = true;
+                self.changed();
                 Answer::Ack
             }
             Body::GiveFds {} => Answer::Fds,
@@ -139,10 +139,10 @@ impl Keeper {
             return Answer::Refused("HF0209", "the shim is about to exit".into());
         }
         self.intent = Intent::Run;
-        self.dirty = true;
+        self.machine.forget();
+        self.changed();
         match &mut self.run {
             None => {
-                self.machine.forget();
                 self.next_start = Some(Timestamp::ZERO);
                 self.next_is_restart = false;
             }
@@ -159,7 +159,7 @@ impl Keeper {
     fn request_grant(&mut self, restart: bool) -> Answer {
         if self.state.granted != restart {
             self.state.granted = restart;
-            self.dirty = true;
+            self.changed();
             let text = if restart { "restarts are granted" } else { "the restart grant is withdrawn" };
             self.record("", "", text, &[]);
         }
@@ -195,7 +195,7 @@ impl Keeper {
             self.held.retain(|(held, _)| *held != name);
             self.held.push((name, fd));
         }
-        self.dirty = true;
+        self.changed();
         Answer::Ack
     }
 
