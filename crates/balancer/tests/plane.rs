@@ -1,4 +1,5 @@
 //! A plane in front of real sockets: everything that a client can see.
+#![allow(clippy::unwrap_used)]
 
 mod plane {
     mod backend;
@@ -6,4 +7,11 @@ mod plane {
     mod setup;
 
     mod basics;
+    mod control;
+    mod framing;
+    mod hang;
+    mod limits;
+    mod load;
+    mod replay;
+    mod smuggling;
 }

@@ -14,7 +14,7 @@ pub(crate) mod request;
 pub(crate) mod response;
 
 pub(crate) use request::{Request, read_request};
-pub(crate) use response::{Response, read_response};
+
 
 /// Upper bound of the declared limit on headers: the array for them lives on the stack.
 pub(crate) const HEADERS_MAX: usize = 256;

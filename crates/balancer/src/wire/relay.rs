@@ -100,6 +100,8 @@ impl Session {
                 was_done = true;
                 watch.arm(core.coarse_now() + route.timeouts.first_byte);
             }
+            // A body that is still coming would be read as the next request.
+            let asked = Asked { keep_alive: asked.keep_alive && pump.is_done(), ..asked };
             poll_answer(cx, watch, upstream, asked, out, hold)
         })
         .await
