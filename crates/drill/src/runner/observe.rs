@@ -19,6 +19,9 @@ const STEADY_FOR: Duration = Duration::from_secs(1);
 /// Half of all answers failing is more than the loss of one of two instances explains.
 const FAILED_SHARE_MAX: f64 = 0.5;
 const FAILED_REQUESTS_MIN: u64 = 50;
+/// After a blow the system is asked often, to see when it leaves the rotation; then seldom, to disturb little.
+const CLOSE_LOOK: Duration = Duration::from_secs(2);
+const TICK_CALM: Duration = Duration::from_millis(60);
 /// An operator who pressed Ctrl-C is kept no longer than this; everything is undone by then.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -104,7 +107,8 @@ impl<'a> Observation<'a> {
                 self.seen.after = status;
                 return self.seen;
             }
-            tokio::time::sleep(TICK).await;
+            let calm = now.since(self.seen.last_blow) >= CLOSE_LOOK;
+            tokio::time::sleep(if calm { TICK_CALM } else { TICK }).await;
         }
     }
 
@@ -122,7 +126,7 @@ impl<'a> Observation<'a> {
                 return self.seen;
             }
             self.tell(now);
-            tokio::time::sleep(TICK).await;
+            tokio::time::sleep(TICK_CALM).await;
         }
     }
 
