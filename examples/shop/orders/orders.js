@@ -11,7 +11,8 @@ const crypto = require('node:crypto');
 const fs = require('node:fs');
 const http = require('node:http');
 
-const { PORT, CATALOG, STOCK, ORDERS_FILE } = process.env;
+const PORT = process.argv[2];
+const { CATALOG, STOCK, ORDERS_FILE } = process.env;
 const CALL_TIMEOUT_MS = 400; // less than the probe's, so that the answer is ours: 503, not silence
 const BODY_BYTES_MAX = 64 * 1024;
 const BUSY_MS_MAX = 60_000;

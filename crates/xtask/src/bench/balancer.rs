@@ -41,6 +41,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<Value> {
     install::ensure(install::BENCH)?;
     let stop = steps::on_interrupt()?;
     let bench = Bench::start(root, options, &stop)?;
+    let conditions = machine::conditions(&bench.cores, &bench.binary)?;
     let mut runs: BTreeMap<&'static str, Vec<Run>> = BTreeMap::new();
     for name in NAMES {
         bench.drive(name, WARM_UP_SECONDS)?;
@@ -56,7 +57,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<Value> {
             runs.entry(name).or_default().push(run);
         }
     }
-    let result = summary(&bench, options, &runs)?;
+    let result = summary(conditions, options, &runs)?;
     bench.finish()?;
     Ok(result)
 }
@@ -232,9 +233,9 @@ fn parent_of(pid: u32) -> Option<u32> {
 /// What a process is, in one word for the report: `agent`, `__shim`, `balancer`, `haproxy`, `nginx:`.
 fn kind(pid: u32) -> String {
     let line = process::command_line(pid);
-    let mut words = line.split(' ');
-    let program = words.next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
-    if program == "holdfast" { words.next().unwrap_or("holdfast").to_owned() } else { program.to_owned() }
+    let program = line.split(' ').next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+    let part = ["agent", "balancer", "__shim"].into_iter().find(|part| line.split(' ').any(|word| word == *part));
+    part.filter(|_| program.starts_with("holdfast")).unwrap_or(program).to_owned()
 }
 
 fn parse_wrk(text: &str) -> Option<Run> {
@@ -265,7 +266,7 @@ fn micros(text: &str) -> Option<f64> {
     Some(number * factor)
 }
 
-fn summary(bench: &Bench, options: &Options, runs: &BTreeMap<&'static str, Vec<Run>>) -> Result<Value> {
+fn summary(conditions: Value, options: &Options, runs: &BTreeMap<&'static str, Vec<Run>>) -> Result<Value> {
     let column = |name: &str, value: fn(&Run) -> f64| -> Vec<f64> { runs[name].iter().map(value).collect() };
     let measures: [Measure; 3] =
         [("cpu_us_per_request", |r| r.cpu_us), ("requests_per_second", |r| r.rate), ("p99_us", |r| r.p99_us)];
@@ -295,7 +296,6 @@ fn summary(bench: &Bench, options: &Options, runs: &BTreeMap<&'static str, Vec<R
         ratios.insert(rival.into(), against.into());
     }
     println!("(median, least and greatest of {} rounds of {} s)", options.repetitions, options.seconds);
-    let conditions = machine::conditions(&bench.cores, &bench.binary)?;
     println!("{}", serde_json::to_string_pretty(&conditions)?);
     Ok(json!({
         "schema_version": 1,

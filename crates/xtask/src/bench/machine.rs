@@ -58,6 +58,7 @@ fn ticks(stat: &str) -> Option<u64> {
 pub(crate) fn conditions(cores: &Cores, binary: &Path) -> Result<Value> {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's version")?;
     Ok(json!({
         "kernel": kernel.trim(),
@@ -65,6 +66,7 @@ pub(crate) fn conditions(cores: &Cores, binary: &Path) -> Result<Value> {
         "cpus": std::thread::available_parallelism()?.get(),
         "proxy_cpus": cores.proxies,
         "load_cpus": cores.load,
+        "load_average_before": load.split(' ').next().unwrap_or_default(),
         "versions": {
             "holdfast": first_line(binary, &["--version"])?,
             "haproxy": first_line(&install::path("haproxy")?, &["-v"])?,
