@@ -157,7 +157,7 @@ fn kill_nine_loses_nothing_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.db");
     let mut acknowledged: Vec<i64> = Vec::new();
-    for round in 0..prove(4, 50) {
+    for round in 0..prove(4, 20) {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child_writes_until_killed", "--nocapture", "--test-threads=1"])
             .env("HOLDFAST_TEST_CHILD_DB", &path)
