@@ -3,7 +3,7 @@
 //! A restart is destructive and the evidence is hearsay. When all instances of a service fall silent together the
 //! cause is most likely something they share (a dependency, the machine, the network), and restarting them all
 //! turns a stall into an outage. So a restart needs a witness: another instance that passed *after* this one began
-//! to miss, while this one went on missing ([`crate::health::LiveCounter::witnesses`]). A service whose only judged instance fails has no witness to ask, and is restarted as configured.
+//! to miss, while this one went on missing ([`crate::health::LiveCounter::witnesses`]). A service of one instance has nobody to ask, and is restarted as configured.
 //! Silence of all for longer than [`COMMON_CAUSE_PATIENCE`] is tried out on one instance at a time, so that a
 //! deadlock shared by all heals without a person.
 
@@ -25,8 +25,8 @@ pub struct Failing {
 /// The other instances of the service, and its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Peers {
-    /// Running and judged by a liveness probe.
-    pub judged: u32,
+    /// Other instances that should be there. One that is down or starting cannot be asked, and is no proof either.
+    pub others: u32,
     /// Of these, known to have been well while the failing one was silent.
     pub witnesses: u32,
     /// Ready ones.
@@ -55,7 +55,7 @@ pub fn decide(now: Timestamp, failing: Failing, peers: Peers) -> Verdict {
     if failing.usable && peers.usable < peers.min_available {
         return Verdict::MinAvailable;
     }
-    if peers.judged > 0 && peers.witnesses == 0 {
+    if peers.others > 0 && peers.witnesses == 0 {
         let since = failing.first_miss.max(peers.last_restart.unwrap_or_default());
         let trial_at = since + COMMON_CAUSE_PATIENCE;
         if now < trial_at {
@@ -74,11 +74,11 @@ mod tests {
         let at = Timestamp::from_millis;
         let failing = Failing { first_miss: at(10_000), usable: false };
         let ready = Failing { usable: true, ..failing };
-        let peers = Peers { judged: 2, witnesses: 1, usable: 2, max_unavailable: 1, min_available: 1, ..Peers::default() };
+        let peers = Peers { others: 2, witnesses: 1, usable: 2, max_unavailable: 1, min_available: 1, ..Peers::default() };
         let held = Verdict::CommonCause { trial_at: at(310_000) };
         for (name, now, failing, peers, expected) in [
             ("one of three, others well", 15, failing, peers, Verdict::Restart),
-            ("the only instance", 15, failing, Peers { judged: 0, witnesses: 0, usable: 0, ..peers }, Verdict::Restart),
+            ("the only instance", 15, failing, Peers { others: 0, witnesses: 0, usable: 0, ..peers }, Verdict::Restart),
             ("another is away already", 15, failing, Peers { acting: 1, ..peers }, Verdict::TooManyAtOnce),
             ("two may be away", 15, failing, Peers { acting: 1, max_unavailable: 2, ..peers }, Verdict::Restart),
             ("nobody else heard since", 15, failing, Peers { witnesses: 0, ..peers }, held),

@@ -150,11 +150,6 @@ impl LiveCounter {
         self.first_miss
     }
 
-    /// At least one probe of it has had a result.
-    pub fn judged(&self) -> bool {
-        self.first_miss.is_some() || self.passes[0].is_some()
-    }
-
     /// Whether this instance is a witness that the silence of `other` is the other's own: it passed a probe that was
     /// sent after the other had begun to miss, and the other missed one sent later still. Without the latter, the first
     /// to recover from a shared stall would be evidence against all that answer a moment later.

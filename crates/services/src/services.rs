@@ -129,9 +129,6 @@ impl Services {
             transitions: transitions.clone(),
             counted: clock::now(),
         };
-        for id in &found {
-            engine.shims.order(id, shims::Order::Prove { generation: 0 });
-        }
         engine.supervisor.handle(clock::now(), Event::Adopt { records, found });
         let handle = Handle::new(Records::new(store), journal, asks, status_seen, endpoints_seen, transitions, listeners);
         tokio::spawn(engine.run());

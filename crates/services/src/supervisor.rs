@@ -174,6 +174,11 @@ impl Supervisor {
         self.scale.get(name).copied().unwrap_or(definition.service.replicas)
     }
 
+    /// At least one may be replaced at a time, or a service scaled down to its minimum could never change.
+    fn min_available(&self, definition: &Definition) -> u32 {
+        definition.service.min_available.min(self.replicas(definition).saturating_sub(1))
+    }
+
     /// The definition of an instance that should be there.
     fn wanted(&self, id: &InstanceId) -> Option<Arc<Definition>> {
         let definition = self.services.get(&id.service)?;

@@ -92,9 +92,9 @@ async fn serve(mut probes: mpsc::Receiver<Probe>, results: mpsc::Sender<Event>) 
             let began = clock::now();
             let outcome = perform(&probe, began, &punctuality).await;
             let took = clock::now().since(began);
-            let Probe { instance, incarnation, kind, .. } = probe;
+            let Probe { instance, incarnation, kind, at: sent, .. } = probe;
             // The agent is going away when nobody takes the result.
-            let _ = results.send(Event::Probe { instance, incarnation, kind, outcome, took }).await;
+            let _ = results.send(Event::Probe { instance, incarnation, kind, sent, outcome, took }).await;
         });
     }
     beat.abort();

@@ -60,14 +60,13 @@ impl Supervisor {
     fn peers(&self, now: Timestamp, definition: &Definition, failing: &Instance, ids: &[InstanceId]) -> Peers {
         let mut peers = Peers {
             max_unavailable: definition.service.max_unavailable,
-            min_available: definition.service.min_available.min(self.replicas(definition)),
+            min_available: self.min_available(definition),
             last_restart: self.liveness_restarts.get(definition.service.name.as_str()).copied(),
             ..Peers::default()
         };
         for other in ids.iter().filter(|id| **id != failing.id).filter_map(|id| self.instances.get(id)) {
-            let judged = other.child_runs() && other.life.live.judged();
-            peers.judged += u32::from(judged);
-            peers.witnesses += u32::from(judged && other.life.live.witnesses(&failing.life.live));
+            peers.others += 1;
+            peers.witnesses += u32::from(other.child_runs() && other.life.live.witnesses(&failing.life.live));
             peers.usable += u32::from(other.usable());
             peers.acting += u32::from(other.acting.is_some_and(|t| now.since(t) < ACT_SETTLE));
         }
@@ -80,7 +79,7 @@ impl Supervisor {
                 if self.may_act(now, i, "be restarted: liveness failed") {
                     self.liveness_restarts.insert(i.id.service.clone(), now);
                     let transition = Transition::new(i.shown, i.shown, "the brake allows the restart")
-                        .with("judged", peers.judged)
+                        .with("others", peers.others)
                         .with("witnesses", peers.witnesses)
                         .with("acting", peers.acting)
                         .with("usable", peers.usable);
@@ -90,7 +89,7 @@ impl Supervisor {
             }
             Verdict::CommonCause { trial_at } => {
                 self.wake_at(trial_at);
-                let others = peers.judged;
+                let others = peers.others;
                 let reason = format!(
                     "not restarted: none of the {others} other instances has passed liveness since it began to miss, so the cause is probably shared"
                 );
@@ -122,7 +121,7 @@ impl Supervisor {
 
     fn replace_due(&mut self, now: Timestamp, definition: &Definition, ids: &[InstanceId]) {
         let service = &definition.service;
-        let min_available = service.min_available.min(self.replicas(definition));
+        let min_available = self.min_available(definition);
         for _ in 0..ids.len() {
             let candidates: Vec<Candidate> = ids
                 .iter()
@@ -203,7 +202,7 @@ impl Supervisor {
             self.of_service(&id.service).filter(same).count()
         };
         let leaves_capacity = self.instances.get(id).is_some_and(Instance::usable);
-        let min_available = definition.service.min_available.min(self.replicas(definition));
+        let min_available = self.min_available(definition);
         !leaves_capacity || rollout::may_leave(usable(false), usable(true), min_available) > 0
     }
 }

@@ -47,6 +47,8 @@ pub struct ShimState {
     pub pid: Option<u32>,
     /// When the child of this run was spawned.
     pub since: Timestamp,
+    /// When this run was first known to be ready.
+    pub ready_at: Option<Timestamp>,
     /// READY=1 from this run.
     pub notified_ready: bool,
     /// Last WATCHDOG=1 of this run.
@@ -148,7 +150,8 @@ pub enum Event {
     LaunchFailed { instance: InstanceId, generation: u64, reason: String },
     PortAssigned { instance: InstanceId, port: u16 },
     PortFailed { instance: InstanceId, reason: String },
-    Probe { instance: InstanceId, incarnation: Incarnation, kind: ProbeKind, outcome: Outcome, took: Duration },
+    /// `sent` is the `at` of the probe that this answers.
+    Probe { instance: InstanceId, incarnation: Incarnation, kind: ProbeKind, sent: Timestamp, outcome: Outcome, took: Duration },
     /// The hung-or-busy watcher's finding.
     Verdict { instance: InstanceId, incarnation: Incarnation, verdict: Verdict },
     /// No request is in flight on it any more, on any balancer process.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use holdfast_policy::health::{LiveCounter, ReadyCounter};
+use holdfast_policy::health::{LiveCounter, ReadyCounter, Sign, Thresholds};
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 
 use super::action::{EndpointState, ProbeKind};
@@ -121,6 +121,8 @@ pub(crate) struct Life {
     pub(crate) ready: ReadyCounter,
     pub(crate) live: LiveCounter,
     pub(crate) started_up: bool,
+    /// When this agent saw it first.
+    pub(crate) seen: Timestamp,
     pub(crate) first_ready: Option<Timestamp>,
     pub(crate) published: Option<EndpointState>,
     pub(crate) probers: Vec<Prober>,
@@ -133,6 +135,17 @@ pub(crate) struct Life {
     pub(crate) ended_ungranted: bool,
     /// Its exit was journaled.
     pub(crate) exit_told: bool,
+}
+
+impl Life {
+    /// An earlier agent found it ready. It counts as ready until a probe says otherwise, so that a restart of the
+    /// agent takes nobody out of the balancer.
+    pub(crate) fn adopt_ready(&mut self, at: Timestamp) {
+        self.started_up = true;
+        self.first_ready = Some(at);
+        self.told_ready = true;
+        self.ready.record(Thresholds { rise: 1, fall: 1 }, Sign::Pass);
+    }
 }
 
 #[derive(Clone, Debug)]

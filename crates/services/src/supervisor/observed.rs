@@ -13,6 +13,7 @@ use super::definition::Definition;
 use super::event::{Event, Record, ShimPhase, ShimState, Target};
 use super::history::{Mark, because};
 use super::instance::{Instance, Life, Shim, Step, Then};
+use super::probing::Result;
 use super::{Pause, Supervisor};
 
 /// Between launches that fail, and between shims that die: at once, then 1 s doubling to 60 s.
@@ -55,8 +56,8 @@ impl Supervisor {
             Event::PortFailed { instance, reason } => {
                 self.with(&instance, |s, i| s.launch_failed(now, i, reason));
             }
-            Event::Probe { instance, incarnation, kind, outcome, took } => {
-                self.with(&instance, |s, i| s.on_probe(now, i, incarnation, kind, outcome, took));
+            Event::Probe { instance, incarnation, kind, sent, outcome, took } => {
+                self.with(&instance, |s, i| s.on_probe(now, i, Result { incarnation, kind, sent, outcome, took }));
             }
             Event::Verdict { instance, incarnation, verdict } => {
                 self.with(&instance, |s, i| {
@@ -233,8 +234,12 @@ impl Supervisor {
         }
         i.record.generation = i.record.generation.max(state.incarnation.generation);
         let ended = self.take_exit(now, i, &state);
+        let adopted = i.life.incarnation.generation == 0;
         if state.incarnation != i.life.incarnation {
-            self.begin_life(i, &state);
+            self.begin_life(now, i, &state);
+        }
+        if let Some(at) = state.ready_at.filter(|_| adopted) {
+            i.life.adopt_ready(at);
         }
         if matches!(state.phase, ShimPhase::Finished { .. }) && !state.granted {
             i.life.ended_ungranted = true;
@@ -291,11 +296,11 @@ impl Supervisor {
         own
     }
 
-    fn begin_life(&mut self, i: &mut Instance, state: &ShimState) {
+    fn begin_life(&mut self, now: Timestamp, i: &mut Instance, state: &ShimState) {
         self.publish(i, EndpointState::Gone);
         let followed = i.life.incarnation.run > 0 && state.incarnation.run > 0;
         i.restarts += u64::from(followed && state.incarnation > i.life.incarnation);
-        i.life = Life { incarnation: state.incarnation, ..Life::default() };
+        i.life = Life { incarnation: state.incarnation, seen: now, ..Life::default() };
     }
 
     fn settle_shim(&mut self, now: Timestamp, i: &mut Instance, ended: bool) {
@@ -353,7 +358,8 @@ impl Supervisor {
 
     fn on_absent(&mut self, now: Timestamp, i: &mut Instance, generation: u64, last: Option<ShimState>, orphans: bool) {
         i.audited = now;
-        if self.rules.incarnation_check && generation < i.record.generation {
+        // An unknown shim may be of an earlier generation than the record: the agent died between record and launch.
+        if self.rules.incarnation_check && generation < i.record.generation && i.shim != Shim::Unknown {
             return;
         }
         if matches!(i.shim, Shim::Absent | Shim::Persisting { .. }) {
@@ -383,14 +389,19 @@ impl Supervisor {
     }
 
     fn orphaned(&mut self, now: Timestamp, i: &mut Instance, last: ShimState) {
+        let adopted = i.life.incarnation.generation == 0;
         if i.life.incarnation != last.incarnation {
-            self.begin_life(i, &last);
+            self.begin_life(now, i, &last);
+        }
+        if let Some(at) = last.ready_at.filter(|_| adopted) {
+            i.life.adopt_ready(at);
         }
         i.shim = Shim::Orphaned { last };
         if i.leave.is_some_and(|l| !matches!(l.step, Step::Draining { .. })) {
             i.leave = None;
         }
         self.arm_probes(now, i);
+        self.judge(now, i);
         let why = because("its shim is dead and its process lives on: it is replaced in turn");
         self.settle(now, i, why, Mark::phase(Phase::Detected));
     }

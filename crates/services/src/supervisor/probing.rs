@@ -32,6 +32,16 @@ const PROBER_LOST: Duration = Duration::from_secs(5);
 /// Liveness of an instance that never was ready begins after this time.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
+/// The answer to one probe.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Result {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) kind: ProbeKind,
+    pub(crate) sent: Timestamp,
+    pub(crate) outcome: Outcome,
+    pub(crate) took: Duration,
+}
+
 impl Supervisor {
     /// Sets up the probes that this instance should have now, and keeps those that it has.
     pub(crate) fn arm_probes(&mut self, now: Timestamp, i: &mut Instance) {
@@ -160,20 +170,14 @@ impl Supervisor {
         self.on_live(now, now, i, outcome);
     }
 
-    pub(crate) fn on_probe(
-        &mut self,
-        now: Timestamp,
-        i: &mut Instance,
-        incarnation: Incarnation,
-        kind: ProbeKind,
-        outcome: Outcome,
-        took: Duration,
-    ) {
-        if self.rules.incarnation_check && incarnation != i.life.incarnation {
+    pub(crate) fn on_probe(&mut self, now: Timestamp, i: &mut Instance, result: Result) {
+        let Result { incarnation, kind, sent, outcome, took } = result;
+        let Some(prober) = i.life.probers.iter().find(|p| p.kind == kind) else { return };
+        // What answers another probe than the one in flight came too late, or twice.
+        let current = incarnation == i.life.incarnation && prober.in_flight == Some(sent);
+        if self.rules.incarnation_check && !current {
             return;
         }
-        let Some(prober) = i.life.probers.iter().find(|p| p.kind == kind) else { return };
-        let sent = prober.in_flight.unwrap_or(now);
         match (kind, outcome) {
             (_, Outcome::Late) => {}
             (ProbeKind::Startup, Outcome::Pass) => self.on_started_up(now, i),

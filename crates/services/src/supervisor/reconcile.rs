@@ -96,7 +96,10 @@ impl Supervisor {
 
     fn step(&mut self, now: Timestamp, i: &mut Instance) {
         match i.shim.clone() {
-            Shim::Unknown => {}
+            Shim::Unknown => self.after(now, i.audited + RETRY, |s| {
+                s.prove(now, i);
+                s.wake_at(now + RETRY);
+            }),
             Shim::Absent => self.step_absent(now, i),
             Shim::Persisting { since } => self.after(now, since + LAUNCH_MAX, |s| {
                 i.shim = Shim::Persisting { since: now };
@@ -256,7 +259,8 @@ impl Supervisor {
         if i.life.started_up {
             return;
         }
-        self.after(now, since + within, |s| {
+        // The time before this agent saw it may have been spent well or not: nobody knows.
+        self.after(now, since.max(i.life.seen) + within, |s| {
             if s.may_act(now, i, "restart it: startup probe not passed in time") {
                 s.begin_leave(now, i, Why::StartupTimeout, Then::SameShim);
             }

@@ -9,11 +9,13 @@ use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 use super::Supervisor;
 use super::action::EndpointState;
 use super::event::{Exit, ShimPhase, Target};
-use super::instance::Instance;
+use super::instance::{Instance, Shim};
 
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Status {
     pub revision: u64,
+    /// Some instances of before are not found or missed yet: what is shown is not complete.
+    pub adopting: bool,
     /// Everything is being stopped, or is.
     pub stopping: bool,
     pub stopped: bool,
@@ -117,6 +119,7 @@ impl Supervisor {
         };
         Status {
             revision: self.revision,
+            adopting: !self.adopted || self.instances.values().any(|i| i.shim == Shim::Unknown),
             stopping: self.stopping,
             stopped: self.stopping && self.instances.is_empty(),
             pauses: self.pauses.iter().map(pause).collect(),

@@ -207,7 +207,8 @@ fn results_of_an_earlier_life_are_dropped() {
     assert_ne!(rig.incarnation("web-1"), old);
     let took = Duration::from_millis(1);
     let (instance, kind) = (rig::id("web-1"), ProbeKind::Ready);
-    rig.tell(Event::Probe { instance, incarnation: old, kind, outcome: Outcome::Refused(500), took });
+    let (sent, outcome) = (rig.now, Outcome::Refused(500));
+    rig.tell(Event::Probe { instance, incarnation: old, kind, sent, outcome, took });
     assert_eq!(rig.published("web-1"), EndpointState::Ready);
 }
 

@@ -164,18 +164,11 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        for dir in self.dirs() {
-            if let Some(shim) = Dir::new(&dir).read_state().and_then(|s| s.shim) {
-                let _ = process::signal(shim, 9);
-            }
-            let deadline = Instant::now() + Duration::from_secs(5);
-            while Instant::now() < deadline {
-                if let Ok(Some(absence)) = shim::absent(&dir) {
-                    let _ = absence.kill_orphans(Duration::from_secs(2));
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
+        let states: Vec<_> = self.dirs().into_iter().filter_map(|dir| Dir::new(dir).read_state()).collect();
+        let shims = states.iter().filter_map(|s| s.shim);
+        let children = states.iter().filter_map(|s| s.child);
+        for who in shims.chain(children) {
+            let _ = process::signal(who, 9);
         }
     }
 }

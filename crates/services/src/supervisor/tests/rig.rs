@@ -297,8 +297,8 @@ impl Rig {
         let refused = self.refused.contains(&probe.incarnation.generation);
         let outcome = if refused { Outcome::Refused(500) } else { told.get(&name).copied().unwrap_or(Outcome::Pass) };
         let took = if matches!(outcome, Outcome::Timeout { .. }) { probe.timeout } else { ANSWER };
-        let Probe { instance, incarnation, kind, .. } = probe;
-        self.later(took, Event::Probe { instance, incarnation, kind, outcome, took });
+        let Probe { instance, incarnation, kind, at: sent, .. } = probe;
+        self.later(took, Event::Probe { instance, incarnation, kind, sent, outcome, took });
     }
 
     pub(super) fn child_ends(&mut self, name: &str, code: Option<i32>) {
