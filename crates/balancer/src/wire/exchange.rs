@@ -37,6 +37,8 @@ struct Tries {
     /// Moved or hedged already.
     moved: bool,
     last: Option<(usize, Failure)>,
+    /// The endpoint that the present try is at; a moved request ends elsewhere than it began.
+    at: usize,
     /// Held while a budgeted retry runs.
     place: Option<RetryPlace>,
 }
@@ -82,6 +84,7 @@ impl Session {
                 Err(refusal) => return self.refuse(route, request, refusal, &tries).await,
             };
             tries.count += 1;
+            tries.at = index;
             let lane = &route.lanes[index];
             lane.memory.stats.borrow_mut().totals.requests += 1;
             let tried = match self.core.fault(&route.name, lane) {
@@ -93,10 +96,9 @@ impl Session {
                 },
             };
             now = clock::now();
+            let index = tries.at;
             match tried {
                 Ok((upstream, answer)) => {
-                    // A hedge may have been answered by another endpoint.
-                    let index = tries.last.map_or(index, |(i, _)| if tries.moved { i } else { index });
                     self.core.process.table.answered(route.lanes[index].slot, now);
                     if self.answered(route, index, &upstream, &answer, request, &payload, &mut tries, now) {
                         self.out.clear();
@@ -220,57 +222,70 @@ impl Session {
         let asked = request.asked(self.core.is_draining());
         match payload {
             Payload::Stream(pump) => self.stream_request(route, request, asked, upstream, pump).await,
-            Payload::Whole => {
-                let movable = request.is_movable() && route.replay.enabled && !tries.moved;
-                match upstream.answer(&self.watch, asked, movable, &mut self.out).await {
-                    Ok(answer) => Ok((upstream, answer)),
-                    Err(Failed::Hung(verdict)) => self.leave(route, index, asked, upstream, verdict, tries).await,
-                    Err(failed) => Err(failed),
-                }
-            }
+            Payload::Whole => self.await_answer(route, index, request, asked, upstream, tries).await,
         }
     }
 
-    /// The agent says that the endpoint hangs: on to another one, at once or beside the first try.
-    async fn leave(
-        &mut self, route: &Route, index: usize, asked: Asked, mut first: Upstream, verdict: hang::Verdict,
-        tries: &mut Tries,
+    /// Waits for the answer; when the agent says that the endpoint hangs, the request goes on to another one, at once or
+    /// beside the first try, as soon as there is one.
+    async fn await_answer(
+        &mut self, route: &Route, index: usize, request: &Request, asked: Asked, mut first: Upstream, tries: &mut Tries,
     ) -> Tried {
-        let now = clock::now();
-        tries.moved = true;
-        tries.tried.push(index);
-        tries.last = Some((index, Failure::TimedOut));
-        let other = match route.pick(&self.core, &tries.tried, now) {
-            Choice::Use { index, tier: Tier::Ready | Tier::Suspect } => Some(index),
-            _ => None,
-        };
-        let act = hang::act(verdict, true, false);
-        let place = if act == Act::Hedge { route.retry_place() } else { None };
-        let Some(other) = other.filter(|_| act == Act::Move || place.is_some()) else {
-            return first.answer(&self.watch, asked, false, &mut self.out).await.map(|answer| (first, answer));
-        };
-        tries.count += 1;
-        tries.last = Some((other, Failure::TimedOut));
-        self.core.process.table.count(route.slot, self.core.process.slot, Count::Retried);
-        let lane = &route.lanes[other];
-        tracing::debug!(from = %route.lanes[index].instance, to = %lane.instance, ?verdict, ?act, "waiting request moves");
-        if act == Act::Move {
+        let movable = request.is_movable() && route.replay.enabled && !tries.moved;
+        loop {
+            let verdict = match first.answer(&self.watch, asked, movable, &mut self.out).await {
+                Ok(answer) => return Ok((first, answer)),
+                Err(Failed::Hung(verdict)) => verdict,
+                Err(failed) => return Err(failed),
+            };
+            let act = hang::act(verdict, movable, tries.moved);
+            let Some(other) = self.elsewhere(route, index, &tries.tried) else { continue };
+            if act == Act::Hedge {
+                tries.place = route.retry_place();
+                if tries.place.is_none() {
+                    continue;
+                }
+            }
+            tries.moved = true;
+            tries.count += 1;
+            tries.tried.push(index);
+            self.core.process.table.count(route.slot, self.core.process.slot, Count::Retried);
+            let lane = &route.lanes[other];
+            tracing::debug!(from = %route.lanes[index].instance, to = %lane.instance, ?verdict, ?act, "waiting request moves");
+            lane.memory.stats.borrow_mut().totals.requests += 1;
+            let mut totals = route.lanes[index].memory.stats.borrow_mut();
+            if act == Act::Hedge {
+                totals.totals.hedges += 1;
+                drop(totals);
+                return self.race(route, other, asked, first, tries).await;
+            }
+            totals.totals.moves += 1;
+            drop(totals);
             drop(first);
-            route.lanes[index].memory.stats.borrow_mut().totals.moves += 1;
-            self.watch.wait_for(lane.slot, now);
-            let second = second(self, route, lane, asked).await;
-            let (upstream, answer, out) = second?;
+            tries.at = other;
+            self.watch.answered();
+            let (upstream, answer, out) = second(self, route, lane, asked).await?;
             self.out = out;
             return Ok((upstream, answer));
         }
-        route.lanes[index].memory.stats.borrow_mut().totals.hedges += 1;
-        self.race(route, index, lane, asked, first, tries).await
+    }
+
+    /// Another endpoint that is known to be in order; when all hang, the evidence is void and nothing moves.
+    fn elsewhere(&self, route: &Route, index: usize, tried: &[usize]) -> Option<usize> {
+        let now = clock::now();
+        let mut tried = tried.to_vec();
+        tried.push(index);
+        match route.pick(&self.core, &tried, now) {
+            Choice::Use { index, tier: Tier::Ready | Tier::Suspect } => {
+                self.core.process.table.verdict(route.lanes[index].slot, now).usable().then_some(index)
+            }
+            _ => None,
+        }
     }
 
     /// Both tries are open; the answer that comes first wins.
-    async fn race(
-        &mut self, route: &Route, index: usize, lane: &Lane, asked: Asked, mut first: Upstream, tries: &mut Tries,
-    ) -> Tried {
+    async fn race(&mut self, route: &Route, other: usize, asked: Asked, mut first: Upstream, tries: &mut Tries) -> Tried {
+        let lane = &route.lanes[other];
         let mut out = Vec::new();
         let (one, two) = {
             let mut first_try = std::pin::pin!(first.answer(&self.watch, asked, false, &mut out));
@@ -300,9 +315,9 @@ impl Session {
         };
         if let Some((upstream, answer, out)) = two {
             self.out = out;
+            tries.at = other;
             return Ok((upstream, answer));
         }
-        tries.last = Some((index, Failure::TimedOut));
         self.out = out;
         match one {
             Some(Ok(answer)) => Ok((first, answer)),

@@ -15,7 +15,6 @@ pub(crate) mod response;
 
 pub(crate) use request::{Request, read_request};
 
-
 /// Upper bound of the declared limit on headers: the array for them lives on the stack.
 pub(crate) const HEADERS_MAX: usize = 256;
 

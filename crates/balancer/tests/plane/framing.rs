@@ -231,7 +231,7 @@ fn an_answer_that_breaks_off_is_seen_as_broken() {
         let text = String::from_utf8_lossy(&bytes);
         assert!(text.trim_end().ends_with("half"), "{text}");
     }
-    assert_eq!(node.table().counters(0).failed, 2);
+    wait_for("both counted", || (node.table().counters(0).failed == 2).then_some(()));
     assert_eq!(backend.count(), 2, "never sent again after the first byte");
 }
 

@@ -100,7 +100,7 @@ fn without_progress_it_is_sent_once_more_and_the_first_answer_wins() {
     assert!(took < Duration::from_millis(500), "{took:?}");
     let stats = plane.stats();
     assert_eq!((stats.balancers[0].endpoints[0].hedges, stats.balancers[0].endpoints[0].moves), (1, 0));
-    assert_eq!(node.table().in_flight(0), 0);
+    wait_for("nothing in flight", || (node.table().in_flight(0) == 0).then_some(()));
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn draining_one_of_two_processes_resets_and_refuses_nothing() {
         draining.drain().unwrap();
     }
     assert!(load.end() > 300);
-    assert_eq!(node.table().in_flight(0) + node.table().in_flight(1), 0);
+    wait_for("nothing in flight", || (node.table().in_flight(0) + node.table().in_flight(1) == 0).then_some(()));
 }
 
 #[test]

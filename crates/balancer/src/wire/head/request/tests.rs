@@ -107,3 +107,42 @@ fn what_could_be_read_in_two_ways_is_refused() {
         assert!(read(text).is_err(), "accepted {text:?}");
     }
 }
+
+proptest::proptest! {
+    /// What is passed on says the same thing when it is read once more, and nothing makes the reader panic.
+    #[test]
+    fn a_rewritten_head_means_what_the_first_reader_understood(
+        parts in proptest::collection::vec(0usize..PARTS.len(), 0..12), noise in proptest::collection::vec(proptest::num::u8::ANY, 0..20),
+        at in 0usize..200,
+    ) {
+        let mut text: Vec<u8> = b"POST /a HTTP/1.1\r\nHost: h\r\n".to_vec();
+        parts.iter().for_each(|p| text.extend(PARTS[*p].as_bytes()));
+        text.extend(b"\r\n");
+        if noise.len() < 4 {
+            let at = at.min(text.len());
+            text.splice(at..at, noise);
+        }
+        let (mut head, mut line) = (Vec::new(), Vec::new());
+        if let Ok(Some(first)) = read_request(&text, &RULES, &mut head, &mut line) {
+            let rules = Rules { header_bytes: 8192, headers: 100, ..RULES };
+            let mut again = Vec::new();
+            let second = read_request(&head, &rules, &mut again, &mut line).unwrap().unwrap();
+            assert_eq!((second.body, second.len, second.idempotent), (first.body, head.len(), first.idempotent));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+        let (mut head, mut line) = (Vec::new(), Vec::new());
+        let _ = read_request(&bytes, &RULES, &mut head, &mut line);
+        let asked = super::super::response::Asked { head_only: false, minor: 1, keep_alive: true, upgrade: true };
+        let _ = super::super::response::read_response(&bytes, asked, &mut head);
+        let _ = Body::chunked().take(&bytes, Some(&mut head));
+    }
+}
+
+const PARTS: [&str; 16] = [
+    "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", "content-length: 03\r\n", "Connection: close, x-a\r\n",
+    "X-A: 1\r\n", "Expect: 100-continue\r\n", "Upgrade: websocket\r\n", "Connection: upgrade\r\n", "Idempotency-Key: k\r\n",
+    "X-Forwarded-For: 1\r\n", "Via: 1.1 a\r\n", " folded\r\n", "TE: trailers\r\n", "Cookie: a=b\r\n", "X: \u{e9}\r\n", "\n",
+];
