@@ -12,6 +12,7 @@ mod plane {
     mod hang;
     mod limits;
     mod load;
+    mod processes;
     mod replay;
     mod smuggling;
 }

@@ -12,27 +12,33 @@ use super::setup::{Node, endpoint};
 
 /// Clients that send GETs until stopped. A connection that was closed between two requests is opened again, as any
 /// client does; everything else that is not 200 is a failure.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<(u64, Vec<String>)>>,
 }
 
 impl Load {
-    fn start(addr: SocketAddr, clients: usize) -> Load {
+    pub(crate) fn start(addr: SocketAddr, clients: usize) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let clients = (0..clients).map(|_| run(addr, stop.clone())).collect();
         Load { stop, clients }
     }
 
     fn end(self) -> u64 {
+        let (good, failed) = self.outcome();
+        assert!(failed.is_empty(), "{} failed after {good}: {:?}", failed.len(), &failed[..failed.len().min(5)]);
+        good
+    }
+
+    pub(crate) fn outcome(self) -> (u64, Vec<String>) {
         self.stop.store(true, SeqCst);
-        let mut total = 0;
+        let (mut total, mut all) = (0, Vec::new());
         for client in self.clients {
             let (good, failed) = client.join().unwrap();
-            assert!(failed.is_empty(), "{} failed after {good}: {:?}", failed.len(), &failed[..failed.len().min(5)]);
             total += good;
+            all.extend(failed);
         }
-        total
+        (total, all)
     }
 }
 
@@ -41,7 +47,10 @@ fn run(addr: SocketAddr, stop: Arc<AtomicBool>) -> JoinHandle<(u64, Vec<String>)
         let (mut good, mut failed) = (0, Vec::new());
         let mut client: Option<Client> = None;
         while !stop.load(SeqCst) {
-            let mut c = client.take().unwrap_or_else(|| Client::connect(addr));
+            let Some(mut c) = client.take().or_else(|| Client::try_connect(addr)) else {
+                failed.push("not connected".into());
+                continue;
+            };
             match c.get("/") {
                 Some(answer) if answer.status == 200 => {
                     good += 1;
@@ -56,7 +65,7 @@ fn run(addr: SocketAddr, stop: Arc<AtomicBool>) -> JoinHandle<(u64, Vec<String>)
     })
 }
 
-fn slow(name: &'static str) -> Backend {
+pub(crate) fn slow(name: &'static str) -> Backend {
     Backend::start(move |_, stream| {
         std::thread::sleep(Duration::from_millis(2));
         reply(stream, 200, name.as_bytes())

@@ -20,7 +20,7 @@ pub(crate) const THREADS: usize = 2;
 pub(crate) struct Node {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) addr: SocketAddr,
-    sockets: Vec<TcpListener>,
+    pub(crate) sockets: Vec<TcpListener>,
     pub(crate) snapshot: Snapshot,
 }
 
