@@ -59,6 +59,10 @@ fn colour_allowed(terminal: bool) -> bool {
 }
 
 pub(crate) fn width() -> usize {
+    if !std::io::stdout().is_terminal() {
+        // Whoever reads a pipe wants all of it.
+        return usize::MAX;
+    }
     rustix::termios::tcgetwinsize(std::io::stdout()).map_or(WIDTH, |size| match size.ws_col {
         0 => WIDTH,
         columns => usize::from(columns),

@@ -16,6 +16,9 @@ use super::shims::Listeners;
 use super::{Endpoints, Error, Internal};
 use crate::supervisor::{Definition, Entry, Event, Status, Target};
 
+/// The engine takes an event within milliseconds; a slower one is seen in the status a little later.
+const APPLY_SEEN: Duration = Duration::from_secs(5);
+
 /// Cheap to clone. The services are kept for as long as one handle lives; their shims go on without.
 #[derive(Clone)]
 pub struct Handle {
@@ -77,7 +80,13 @@ impl Handle {
         }
         let scales = self.records.scales().await.map_err(Error::Records)?;
         let scale = scales.into_iter().map(|(name, n)| (name.into(), n)).collect();
-        self.tell(Event::Desired { services, scale, revision }).await
+        self.tell(Event::Desired { services, scale, revision }).await?;
+        // Whoever looks at the status next must find what it asked for.
+        let mut status = self.status.clone();
+        match tokio::time::timeout(APPLY_SEEN, status.wait_for(|s| s.revision >= revision)).await {
+            Ok(Err(_)) => Err(Error::Ended),
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
     }
 
     /// A service's number of instances until the file says another; `None` goes back to the file's.
