@@ -104,7 +104,7 @@ impl Services {
             run_dir,
             exe,
             node: node.to_string(),
-            scope: scope(&data_dir),
+            scope: format!("{:016x}", scope(&data_dir)),
             cgroups: cgroup::Tree::detect(),
             listeners: listeners.clone(),
             journal: journal.clone(),
@@ -119,7 +119,7 @@ impl Services {
             events: inbox,
             asks: questions,
             shims,
-            ledger: Ledger::start(store.clone(), events.clone()),
+            ledger: Ledger::start(store.clone(), scope(&data_dir), events.clone()),
             leases: Leases::start(store.clone(), node.to_string(), events.clone()),
             prober,
             journal: journal.clone(),
@@ -151,10 +151,9 @@ fn found(run_dir: &Path) -> Result<Vec<InstanceId>, Error> {
     Ok(found)
 }
 
-/// A short name for the data directory.
-fn scope(data_dir: &Path) -> String {
+/// A number for the data directory.
+fn scope(data_dir: &Path) -> u64 {
     let path = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
     let bytes = path.as_os_str().as_encoded_bytes();
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
-    format!("{hash:016x}")
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }

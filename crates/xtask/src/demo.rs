@@ -41,8 +41,12 @@ const DRILLS_LIMIT: Duration = Duration::from_secs(25 * 60);
 
 const DOWN_LIMIT: Duration = Duration::from_secs(120);
 
-/// What customers ask for, with requests a second.
-const TRAFFIC: [(&str, u64); 3] = [("/", 40), ("/api/catalog/items", 20), ("/api/orders", 10)];
+/// What customers do, with requests a second.
+const TRAFFIC: [(&str, &str, u64); 4] =
+    [("GET", "/", 40), ("GET", "/api/catalog/items", 20), ("GET", "/api/orders", 10), ("POST", "/api/orders", 5)];
+
+/// An order of theirs; its key makes it safe to send again.
+const ORDER: &str = r#"{"item":"lamp","count":1}"#;
 
 /// Traffic lasts as long as the demo; this is only an upper end.
 const TRAFFIC_SECONDS_MAX: u64 = 7 * 24 * 3600;
@@ -75,7 +79,7 @@ fn show(shop: &Shop, options: &Options, stop: &Arc<AtomicBool>) -> Result<()> {
     process::run(shop.holdfast(&["status"]), DOWN_LIMIT, stop)?;
     println!(
         "\n{} requests a second from now on; breaking things on purpose",
-        TRAFFIC.iter().map(|(_, rate)| rate).sum::<u64>()
+        TRAFFIC.iter().map(|(_, _, rate)| rate).sum::<u64>()
     );
     let (drilled, table) = shop.drill(stop);
     if let Some(file) = &options.picture {
@@ -186,18 +190,22 @@ impl Shop {
 
 struct Traffic {
     stop: Arc<AtomicBool>,
-    senders: Vec<(&'static str, JoinHandle<Result<Summary>>)>,
+    senders: Vec<(String, JoinHandle<Result<Summary>>)>,
 }
 
 impl Traffic {
     fn start(port: u16) -> Traffic {
         let stop = Arc::new(AtomicBool::new(false));
-        let senders = TRAFFIC.map(|(path, rate)| {
-            let url = format!("http://127.0.0.1:{port}{path}");
-            let options =
-                load::Options { rate, seconds: TRAFFIC_SECONDS_MAX, connections: 16, ..load::Options::get(url) };
+        let senders = TRAFFIC.map(|(method, path, rate)| {
+            let mut options = load::Options::get(format!("http://127.0.0.1:{port}{path}"));
+            (options.rate, options.seconds, options.connections) = (rate, TRAFFIC_SECONDS_MAX, 16);
+            if method == "POST" {
+                options.method = method.into();
+                options.body = ORDER.into();
+                options.header = vec![format!("idempotency-key: demo-{}-{{n}}", std::process::id())];
+            }
             let stop = stop.clone();
-            (path, thread::spawn(move || load::drive(options, &stop)))
+            (format!("{method} {path}"), thread::spawn(move || load::drive(options, &stop)))
         });
         Traffic { stop, senders: senders.into() }
     }

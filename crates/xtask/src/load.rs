@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::histogram::Histogram;
 use crate::steps;
 use crate::wire::{HASH_HEADER, Message, hash};
 
@@ -35,6 +36,9 @@ pub(crate) struct Options {
     /// Body of each request
     #[arg(long, default_value = "")]
     pub(crate) body: String,
+    /// A header of each request, such as 'idempotency-key: run-{n}'; {n} is the number of the request, also in --body
+    #[arg(long)]
+    pub(crate) header: Vec<String>,
     /// Count an answer without `x-body-hash` as failed; one with a wrong hash always is
     #[arg(long)]
     pub(crate) hash: bool,
@@ -56,6 +60,7 @@ impl Options {
             connections: 256,
             method: "GET".into(),
             body: String::new(),
+            header: Vec::new(),
             hash: false,
             timeout: Duration::from_secs(30),
             json: None,
@@ -94,7 +99,7 @@ struct Failure {
 
 #[derive(Default)]
 struct Tally {
-    latencies_us: Vec<u64>,
+    latencies: Histogram,
     statuses: BTreeMap<u16, u64>,
     errors: BTreeMap<String, u64>,
     failures: Vec<Failure>,
@@ -145,7 +150,6 @@ pub(crate) fn drive(options: Options, stop: &Arc<AtomicBool>) -> Result<Summary>
         }
     });
     let mut tally = total.into_inner().unwrap_or_else(PoisonError::into_inner);
-    tally.latencies_us.sort_unstable();
     tally.failures.sort_by_key(|f| f.at);
     Ok(Summary { tally, took: began.elapsed(), connects: connects.into_inner() })
 }
@@ -161,7 +165,6 @@ struct Worker<'a> {
 impl Worker<'_> {
     fn send_all(&mut self, next: &AtomicU64, stop: &AtomicBool, tally: &mut Tally) {
         let total = self.options.rate * self.options.seconds;
-        let request = self.request();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= total {
@@ -169,6 +172,7 @@ impl Worker<'_> {
             }
             let nanos = u128::from(number) * 1_000_000_000 / u128::from(self.options.rate);
             let intended = self.began + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+            let request = self.request(number);
             if !pace_until(intended, stop) {
                 return;
             }
@@ -178,12 +182,18 @@ impl Worker<'_> {
         }
     }
 
-    fn request(&self) -> Vec<u8> {
-        let Options { method, body, .. } = self.options;
-        let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+    fn request(&self, number: u64) -> Vec<u8> {
+        let Options { method, header, .. } = self.options;
         let Target { host, path, .. } = self.target;
-        format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: holdfast-load\r\n{length}\r\n{body}")
-            .into_bytes()
+        let body = self.options.body.replace("{n}", &number.to_string());
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: holdfast-load\r\n");
+        if !body.is_empty() {
+            head += &format!("content-length: {}\r\n", body.len());
+        }
+        for line in header {
+            head += &format!("{}\r\n", line.replace("{n}", &number.to_string()));
+        }
+        format!("{head}\r\n{body}").into_bytes()
     }
 
     fn exchange(&mut self, request: &[u8]) -> io::Result<Message> {
@@ -236,7 +246,7 @@ fn pace_until(intended: Instant, stop: &AtomicBool) -> bool {
 
 impl Tally {
     fn count(&mut self, options: &Options, result: io::Result<Message>, at: Duration, latency: Duration) {
-        self.latencies_us.push(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+        self.latencies.add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
         let failed = match result {
             Ok(message) => self.judge(options, &message),
             Err(e) => Some(if e.kind() == io::ErrorKind::WouldBlock { "timeout".to_owned() } else { e.to_string() }),
@@ -267,7 +277,7 @@ impl Tally {
     }
 
     fn add(&mut self, other: Tally) {
-        self.latencies_us.extend(other.latencies_us);
+        self.latencies.merge(other.latencies);
         self.failed += other.failed;
         for (status, n) in other.statuses {
             *self.statuses.entry(status).or_default() += n;
@@ -281,16 +291,11 @@ impl Tally {
         let room = FAILURES_LISTED_MAX.saturating_sub(self.failures.len());
         self.failures.extend(other.failures.into_iter().take(room));
     }
-
-    fn quantile_us(&self, q: f64) -> u64 {
-        let last = self.latencies_us.len().saturating_sub(1);
-        self.latencies_us.get((last as f64 * q).ceil() as usize).copied().unwrap_or(0)
-    }
 }
 
 impl Summary {
     pub(crate) fn requests(&self) -> u64 {
-        self.tally.latencies_us.len() as u64
+        self.tally.latencies.count
     }
 
     pub(crate) fn failed(&self) -> u64 {
@@ -298,7 +303,7 @@ impl Summary {
     }
 
     pub(crate) fn quantile(&self, q: f64) -> Duration {
-        Duration::from_micros(self.tally.quantile_us(q))
+        Duration::from_micros(self.tally.latencies.quantile(q))
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -320,8 +325,8 @@ impl Summary {
             "errors": tally.errors,
             "by_pid": tally.by_pid,
             "latency_us": {
-                "p50": tally.quantile_us(0.5), "p90": tally.quantile_us(0.9), "p99": tally.quantile_us(0.99),
-                "p999": tally.quantile_us(0.999), "max": tally.quantile_us(1.0),
+                "p50": tally.latencies.quantile(0.5), "p90": tally.latencies.quantile(0.9), "p99": tally.latencies.quantile(0.99),
+                "p999": tally.latencies.quantile(0.999), "max": tally.latencies.quantile(1.0),
             },
             "failures": failures,
         })

@@ -5,6 +5,7 @@ mod bare;
 mod bench;
 mod demo;
 mod examples;
+mod histogram;
 mod install;
 mod lanes;
 mod licences;

@@ -19,12 +19,13 @@ impl Records {
         Ok(ports)
     }
 
-    /// The port of `instance`: the one it has if that lies in `range`, else the lowest that no instance has and that `usable` accepts
-    /// (nobody else listens there).
+    /// The port of `instance`: the one it has if that lies in `range`, else the first from `first` on (round the range) that no
+    /// instance has and that `usable` accepts (nobody else listens there).
     pub async fn assign_port(
         &self,
         instance: &str,
         range: RangeInclusive<u16>,
+        first: u16,
         usable: impl Fn(u16) -> bool,
     ) -> Result<u16> {
         for _ in 0..TRIES {
@@ -34,7 +35,8 @@ impl Records {
                 return Ok(port);
             }
             let taken: BTreeSet<u16> = ports.into_values().collect();
-            let port = range.clone().find(|p| !taken.contains(p) && usable(*p)).ok_or_else(|| Error::NoPort {
+            let round = range.clone().filter(|p| *p >= first).chain(range.clone().filter(|p| *p < first));
+            let port = { round }.find(|p| !taken.contains(p) && usable(*p)).ok_or_else(|| Error::NoPort {
                 instance: instance.into(),
                 first: *range.start(),
                 last: *range.end(),

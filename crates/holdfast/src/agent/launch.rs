@@ -55,6 +55,8 @@ fn spec(layout: &Layout, exe: &std::path::Path, generation: u64) -> Spec {
             ..spec::Restart::default()
         },
         notify: true,
+        // The shims that the agent launches are no part of it: they must outlive it.
+        spares_descendants: true,
         ..Spec::default()
     }
 }

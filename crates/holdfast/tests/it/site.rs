@@ -58,11 +58,6 @@ impl Site {
         self.ok(&["up", "-d"]);
     }
 
-    pub(crate) fn json(&self, args: &[&str]) -> Value {
-        let mut all = args.to_vec();
-        all.push("--json");
-        serde_json::from_str(&self.ok(&all)).expect("--json prints JSON")
-    }
 
     pub(crate) fn status(&self) -> Value {
         let ran = self.run(&["status", "--json"]);

@@ -97,10 +97,10 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn start(store: Arc<dyn Store>, results: mpsc::Sender<Event>) -> Ledger {
+    pub(crate) fn start(store: Arc<dyn Store>, scope: u64, results: mpsc::Sender<Event>) -> Ledger {
         // Bounded by the Supervisor: one record and one port under way for each instance.
         let (queue, entries) = mpsc::unbounded_channel();
-        tokio::spawn(write(store, entries, results));
+        tokio::spawn(write(store, scope, entries, results));
         Ledger { queue }
     }
 
@@ -109,7 +109,7 @@ impl Ledger {
     }
 }
 
-async fn write(store: Arc<dyn Store>, mut entries: mpsc::UnboundedReceiver<Entry>, results: mpsc::Sender<Event>) {
+async fn write(store: Arc<dyn Store>, scope: u64, mut entries: mpsc::UnboundedReceiver<Entry>, results: mpsc::Sender<Event>) {
     let ports = Records::new(store.clone());
     let mut batch = Vec::new();
     while entries.recv_many(&mut batch, TXN_OPS_MAX).await > 0 {
@@ -118,7 +118,7 @@ async fn write(store: Arc<dyn Store>, mut entries: mpsc::UnboundedReceiver<Entry
             match entry {
                 Entry::Record(record) => drop(records.insert(record.instance.clone(), record)),
                 Entry::Port { instance, host, range } => {
-                    let event = assign(&ports, instance, host, range).await;
+                    let event = assign(&ports, scope, instance, host, range).await;
                     let _ = results.send(event).await;
                 }
             }
@@ -145,9 +145,13 @@ async fn write_records(store: &dyn Store, records: BTreeMap<InstanceId, Record>,
     }
 }
 
-async fn assign(ports: &Records, instance: InstanceId, host: IpAddr, range: RangeInclusive<u16>) -> Event {
+/// Several holdfasts on one machine look for free ports at the same time; each begins at a place of its own, so that
+/// they do not find the same one.
+async fn assign(ports: &Records, scope: u64, instance: InstanceId, host: IpAddr, range: RangeInclusive<u16>) -> Event {
+    let count = u64::from(*range.end()).saturating_sub(u64::from(*range.start())).max(1);
+    let first = range.start().saturating_add(u16::try_from(scope % count).unwrap_or(0));
     let usable = |port| TcpListener::bind(SocketAddr::new(host, port)).is_ok();
-    match ports.assign_port(&instance.to_string(), range, usable).await {
+    match ports.assign_port(&instance.to_string(), range, first, usable).await {
         Ok(port) => Event::PortAssigned { instance, port },
         Err(e) => Event::PortFailed { instance, reason: format!("no port for it: {e}") },
     }
