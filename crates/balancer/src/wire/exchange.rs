@@ -8,6 +8,7 @@ use holdfast_policy::Timestamp;
 use holdfast_policy::balance::{Act, Choice, Failure, Next, Signal, Tier, Why, hang, replay};
 
 use crate::core::route::{Lane, RetryPlace, Route};
+use crate::core::stats::Totals;
 use crate::fault;
 use crate::shared::Count;
 use crate::wire::answer::Refusal;
@@ -253,14 +254,12 @@ impl Session {
             let lane = &route.lanes[other];
             tracing::debug!(from = %route.lanes[index].instance, to = %lane.instance, ?verdict, ?act, "waiting request moves");
             lane.memory.stats.borrow_mut().totals.requests += 1;
-            let mut totals = route.lanes[index].memory.stats.borrow_mut();
+            let totals = |note: fn(&mut Totals)| note(&mut route.lanes[index].memory.stats.borrow_mut().totals);
             if act == Act::Hedge {
-                totals.totals.hedges += 1;
-                drop(totals);
+                totals(|t| t.hedges += 1);
                 return self.race(route, other, asked, first, tries).await;
             }
-            totals.totals.moves += 1;
-            drop(totals);
+            totals(|t| t.moves += 1);
             drop(first);
             tries.at = other;
             self.watch.answered();
