@@ -43,7 +43,9 @@ pub struct Peers {
 pub enum Verdict {
     Restart,
     /// Nobody else is known to be well: restart one when this time has come.
-    CommonCause { trial_at: Timestamp },
+    CommonCause {
+        trial_at: Timestamp,
+    },
     TooManyAtOnce,
     MinAvailable,
 }
@@ -74,7 +76,8 @@ mod tests {
         let at = Timestamp::from_millis;
         let failing = Failing { first_miss: at(10_000), usable: false };
         let ready = Failing { usable: true, ..failing };
-        let peers = Peers { others: 2, witnesses: 1, usable: 2, max_unavailable: 1, min_available: 1, ..Peers::default() };
+        let peers =
+            Peers { others: 2, witnesses: 1, usable: 2, max_unavailable: 1, min_available: 1, ..Peers::default() };
         let held = Verdict::CommonCause { trial_at: at(310_000) };
         for (name, now, failing, peers, expected) in [
             ("one of three, others well", 15, failing, peers, Verdict::Restart),

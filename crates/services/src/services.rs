@@ -6,8 +6,8 @@ mod error;
 mod handle;
 mod hung;
 mod launch;
-mod ledger;
 mod leases;
+mod ledger;
 mod prober;
 mod seen;
 mod shims;
@@ -33,8 +33,8 @@ pub use hung::Waiting;
 
 use crate::supervisor::{EndpointState, Event, Rules, Supervisor};
 use engine::Engine;
-use ledger::Ledger;
 use leases::Leases;
+use ledger::Ledger;
 use prober::Prober;
 use shims::{Ground, Shims};
 
@@ -130,7 +130,8 @@ impl Services {
             counted: clock::now(),
         };
         engine.supervisor.handle(clock::now(), Event::Adopt { records, found });
-        let handle = Handle::new(Records::new(store), journal, asks, status_seen, endpoints_seen, transitions, listeners);
+        let handle =
+            Handle::new(Records::new(store), journal, asks, status_seen, endpoints_seen, transitions, listeners);
         tokio::spawn(engine.run());
         handle.restore_pauses().await?;
         Ok(handle)

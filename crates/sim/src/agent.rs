@@ -23,7 +23,8 @@ impl World {
         self.life += 1;
         let supervisor = Supervisor::new(self.rules, self.rng.next_u64());
         let records: Vec<Record> = self.records.values().cloned().collect();
-        let found: Vec<InstanceId> = self.host.places.iter().filter(|(_, p)| p.spec > 0).map(|(id, _)| id.clone()).collect();
+        let found: Vec<InstanceId> =
+            self.host.places.iter().filter(|(_, p)| p.spec > 0).map(|(id, _)| id.clone()).collect();
         self.supervisor = Some(supervisor);
         self.connected.clear();
         self.channel.clear();
@@ -40,7 +41,8 @@ impl World {
 
     pub(crate) fn apply(&mut self) {
         self.revision += 1;
-        let event = Event::Desired { services: self.desired.clone(), scale: self.scale.clone(), revision: self.revision };
+        let event =
+            Event::Desired { services: self.desired.clone(), scale: self.scale.clone(), revision: self.revision };
         self.feed(event);
     }
 

@@ -186,7 +186,8 @@ impl World {
         (self.disk_full_until, self.store_down_until, self.prober_late_until) = Default::default();
         for place in self.host.places.values_mut() {
             for child in &mut place.children {
-                (child.hung_until, child.refuses_until, child.crashes) = (Default::default(), Default::default(), false);
+                (child.hung_until, child.refuses_until, child.crashes) =
+                    (Default::default(), Default::default(), false);
             }
         }
         self.host.bad_definition = None;

@@ -87,7 +87,14 @@ fn ms(n: u64) -> Duration {
 
 impl Host {
     pub(crate) fn new(rng: Rng, checks_incarnation: bool) -> Host {
-        Host { places: BTreeMap::new(), rng, told: Vec::new(), notes: Vec::new(), checks_incarnation, bad_definition: None }
+        Host {
+            places: BTreeMap::new(),
+            rng,
+            told: Vec::new(),
+            notes: Vec::new(),
+            checks_incarnation,
+            bad_definition: None,
+        }
     }
 
     pub(crate) fn place(&mut self, id: &InstanceId) -> &mut Place {

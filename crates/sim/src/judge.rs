@@ -109,7 +109,9 @@ impl Judge {
                 }
             }
             EndpointState::NotReady => {
-                let served = before.is_some_and(|(i, s)| i == incarnation && matches!(s, EndpointState::Ready | EndpointState::Suspect));
+                let served = before.is_some_and(|(i, s)| {
+                    i == incarnation && matches!(s, EndpointState::Ready | EndpointState::Suspect)
+                });
                 if served && child.is_some_and(|c| !c.refused) {
                     self.violate(now, format!("{id} {incarnation} was withdrawn for its silence alone"));
                 }
@@ -119,7 +121,10 @@ impl Judge {
                 let left = self.ready_of(id);
                 if let Some(limits) = limits.filter(|l| was_ready && left < l.min_available) {
                     let needed = limits.min_available;
-                    self.violate(now, format!("{id} was taken away by holdfast: {left} are left, min_available is {needed}"));
+                    self.violate(
+                        now,
+                        format!("{id} was taken away by holdfast: {left} are left, min_available is {needed}"),
+                    );
                 }
             }
             EndpointState::Suspect => {}

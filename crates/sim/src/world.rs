@@ -134,7 +134,8 @@ impl World {
         if self.judge.violation.is_none()
             && let Some(what) = self.unfinished()
         {
-            self.judge.violate(self.now, format!("not as wanted {} s after the last fault: {what}", CONVERGENCE.as_secs()));
+            self.judge
+                .violate(self.now, format!("not as wanted {} s after the last fault: {what}", CONVERGENCE.as_secs()));
         }
     }
 
@@ -200,7 +201,11 @@ impl World {
                     self.records.insert(instance.clone(), record);
                 }
                 let reason = "no space left on device".into();
-                let event = if done { Event::Persisted { instance, generation } } else { Event::PersistFailed { instance, generation, reason } };
+                let event = if done {
+                    Event::Persisted { instance, generation }
+                } else {
+                    Event::PersistFailed { instance, generation, reason }
+                };
                 if life == self.life {
                     self.tell(event);
                 }
@@ -295,7 +300,11 @@ impl World {
         let replicas = self.replicas(&id.service);
         let service = &definition.service;
         let others = replicas.saturating_sub(1);
-        Some(Limits { others, min_available: service.min_available.min(replicas.saturating_sub(1)), max_unavailable: service.max_unavailable })
+        Some(Limits {
+            others,
+            min_available: service.min_available.min(replicas.saturating_sub(1)),
+            max_unavailable: service.max_unavailable,
+        })
     }
 
     /// What is not yet as it should be.
@@ -358,7 +367,7 @@ fn service(name: &str, replicas: u32) -> Service {
         ready: Some(probe(500, 300)),
         live: Some(probe(1000, 500)),
         stop: Stop { command: None, signal: 15, grace: Duration::from_secs(2), drain: Duration::from_secs(1) },
-        min_available: if replicas > 1 { replicas - 1 } else { 0 },
+        min_available: replicas.saturating_sub(1),
         max_unavailable: 1,
         fenced: false,
         log: Log { size_bytes_max: 1 << 20, keep: 1 },

@@ -26,13 +26,21 @@ pub(crate) async fn run(argv: &[String], probe: &Probe) -> Outcome {
     let mut words = argv.iter().map(fill);
     let Some(program) = words.next() else { return Outcome::Late };
     let mut command = Command::new(program);
-    command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).kill_on_drop(true);
+    command
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true);
     command.current_dir(&probe.definition.service.workdir);
     for (name, value) in &probe.definition.service.env {
         match value {
             Value::Plain(text) => drop(command.env(name, fill(text))),
             // The reference is resolved here, as it is for the instance, and goes nowhere but into the environment.
-            Value::File(path) => drop(std::fs::read_to_string(path).map(|text| command.env(name, text.trim_end_matches('\n')))),
+            Value::File(path) => {
+                drop(std::fs::read_to_string(path).map(|text| command.env(name, text.trim_end_matches('\n'))))
+            }
             Value::Env(from) => drop(std::env::var_os(from).map(|text| command.env(name, text))),
         }
     }

@@ -10,8 +10,8 @@ use holdfast_policy::availability::Tally;
 use holdfast_policy::{Endpoint, InstanceId, NodeId, Role, Timestamp};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::ledger::{Entry as LedgerEntry, Ledger};
 use super::leases::{Leases, Wish};
+use super::ledger::{Entry as LedgerEntry, Ledger};
 use super::prober::Prober;
 use super::shims::{Order, Shims};
 use super::{EndpointEntry, Endpoints, tell};
@@ -104,8 +104,12 @@ impl Engine {
                 Action::Command { instance, incarnation, request } => {
                     self.shims.order(&instance, Order::Command { incarnation, request });
                 }
-                Action::ProveAbsence { instance, generation } => self.shims.order(&instance, Order::Prove { generation }),
-                Action::KillOrphans { instance, generation } => self.shims.order(&instance, Order::KillOrphans { generation }),
+                Action::ProveAbsence { instance, generation } => {
+                    self.shims.order(&instance, Order::Prove { generation })
+                }
+                Action::KillOrphans { instance, generation } => {
+                    self.shims.order(&instance, Order::KillOrphans { generation })
+                }
                 Action::Probe(probe) => self.prober.probe(probe),
                 // Results of a life that is over are dropped by the Supervisor.
                 Action::StopProbes { .. } => {}
@@ -199,4 +203,3 @@ fn publish(
     let pid = table.get(&instance).filter(|e| e.incarnation == incarnation).and_then(|e| e.pid);
     table.insert(instance, EndpointEntry { endpoint, incarnation, state, pid });
 }
-

@@ -36,9 +36,13 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Records(e) => e.hint(),
-            Error::Record { .. } => Some("holdfast doctor says what is wrong with coord.db; running services go on".into()),
+            Error::Record { .. } => {
+                Some("holdfast doctor says what is wrong with coord.db; running services go on".into())
+            }
             Error::NewerRecord { .. } => Some("run the holdfast that wrote it, or a later one".into()),
-            Error::RunDir { .. } => Some("the data directory must be readable and writable by the user that runs holdfast".into()),
+            Error::RunDir { .. } => {
+                Some("the data directory must be readable and writable by the user that runs holdfast".into())
+            }
             Error::Thread(_) => Some("the limit of processes or memory is reached (ulimit -u, free -m)".into()),
             Error::UnknownTarget(_) => Some("holdfast status lists the names".into()),
             Error::Ended => None,

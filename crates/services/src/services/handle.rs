@@ -64,11 +64,16 @@ impl Handle {
             self.listeners.lock().unwrap_or_else(PoisonError::into_inner).extend(part.listeners);
             services.insert(name, Arc::new(Definition::internal(part.service, names)));
         }
-        let replicas: BTreeMap<String, u32> = services.iter().map(|(n, d)| (n.to_string(), d.service.replicas)).collect();
+        let replicas: BTreeMap<String, u32> =
+            services.iter().map(|(n, d)| (n.to_string(), d.service.replicas)).collect();
         let (revision, changed) = {
             let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-            let changed: Vec<String> =
-                applied.0.iter().filter(|(name, n)| replicas.get(*name) != Some(n)).map(|(name, _)| name.clone()).collect();
+            let changed: Vec<String> = applied
+                .0
+                .iter()
+                .filter(|(name, n)| replicas.get(*name) != Some(n))
+                .map(|(name, _)| name.clone())
+                .collect();
             *applied = (replicas.clone(), applied.1 + 1);
             (applied.1, changed)
         };

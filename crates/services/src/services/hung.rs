@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_host::process::{self, Table};
 use holdfast_host::clock;
+use holdfast_host::process::{self, Table};
 use holdfast_policy::hung::{Sample, Verdict, Watch};
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -35,7 +35,11 @@ struct Seen {
 }
 
 /// Runs on its own thread until the agent's event queue is gone.
-pub(crate) fn start(hook: Arc<dyn Waiting>, endpoints: watch::Receiver<Endpoints>, events: mpsc::Sender<Event>) -> std::io::Result<()> {
+pub(crate) fn start(
+    hook: Arc<dyn Waiting>,
+    endpoints: watch::Receiver<Endpoints>,
+    events: mpsc::Sender<Event>,
+) -> std::io::Result<()> {
     std::thread::Builder::new().name("hung".into()).spawn(move || {
         let mut seen: BTreeMap<InstanceId, Seen> = BTreeMap::new();
         let mut last = clock::now();
@@ -70,7 +74,9 @@ fn look(
     }
     let table = Table::read();
     for id in waiting {
-        let Some((incarnation, pid)) = endpoints.borrow().get(&id).and_then(|e| Some((e.incarnation, e.pid?))) else { continue };
+        let Some((incarnation, pid)) = endpoints.borrow().get(&id).and_then(|e| Some((e.incarnation, e.pid?))) else {
+            continue;
+        };
         let entry = seen.entry(id.clone()).or_insert_with(|| fresh(incarnation));
         if entry.incarnation != incarnation || late {
             *entry = fresh(incarnation);
@@ -113,40 +119,42 @@ fn sample(table: &Table, pid: u32, last: &mut Option<(u64, Timestamp)>) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+    use std::time::Instant;
+
     use super::*;
+
+    /// Looks at one process until `is_meant`, and gives the verdict on that look.
+    fn wait_verdict(pid: i32, is_meant: fn(&Sample) -> bool) -> Verdict {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut last = None;
+        loop {
+            // Tests share a session with their runner, so only this process is looked at.
+            let stat = process::stat(pid).unwrap();
+            let before = last.replace(stat.cpu_ticks).unwrap_or(stat.cpu_ticks);
+            let sample = Sample {
+                stopped: matches!(stat.state, 'T' | 't'),
+                runnable: matches!(stat.state, 'R' | 'D'),
+                cpu: process::ticks(stat.cpu_ticks.saturating_sub(before)),
+                elapsed: LOOK_EVERY,
+            };
+            if is_meant(&sample) {
+                return Watch::default().sample(sample);
+            }
+            assert!(Instant::now() < deadline, "{sample:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 
     #[test]
     fn a_stopped_child_is_told_from_a_spinning_one() {
-        use std::os::unix::process::CommandExt;
-        use std::process::{Child, Command};
-        let start = |script: &str| -> Child { Command::new("/bin/sh").args(["-c", script]).process_group(0).spawn().unwrap() };
-        let mut spin = start("while :; do :; done");
-        let identity = process::identity(spin.id() as i32).unwrap();
-        let own = process::stat(identity.pid).unwrap().session;
-        let verdict_of = |want: fn(&Sample) -> bool| {
-            let mut last = None;
-            let deadline = std::time::Instant::now() + Duration::from_secs(10);
-            loop {
-                // Tests share a session with their runner, so only this process is looked at.
-                let stat = process::stat(identity.pid).unwrap();
-                let sample = Sample {
-                    stopped: matches!(stat.state, 'T' | 't'),
-                    runnable: matches!(stat.state, 'R' | 'D'),
-                    cpu: process::ticks(stat.cpu_ticks.saturating_sub(last.replace(stat.cpu_ticks).unwrap_or(stat.cpu_ticks))),
-                    elapsed: LOOK_EVERY,
-                };
-                if want(&sample) {
-                    return Watch::default().sample(sample);
-                }
-                assert!(std::time::Instant::now() < deadline, "{sample:?}");
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        };
-        assert_eq!(verdict_of(|s| !s.cpu.is_zero()), Verdict::Busy);
-        process::signal(identity, 19).unwrap();
-        assert_eq!(verdict_of(|s| s.stopped), Verdict::Stopped);
-        assert!(sample(&Table::read(), own as u32, &mut None).is_none_or(|s| !s.stopped));
-        process::signal(identity, 9).unwrap();
+        let mut spin = Command::new("/bin/sh").args(["-c", "while :; do :; done"]).process_group(0).spawn().unwrap();
+        let who = process::identity(i32::try_from(spin.id()).unwrap()).unwrap();
+        assert_eq!(wait_verdict(who.pid, |s| !s.cpu.is_zero()), Verdict::Busy);
+        process::signal(who, 19).unwrap();
+        assert_eq!(wait_verdict(who.pid, |s| s.stopped), Verdict::Stopped);
+        process::signal(who, 9).unwrap();
         spin.wait().unwrap();
     }
 }

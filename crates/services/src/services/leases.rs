@@ -101,7 +101,8 @@ impl Keeper {
                 return Ok(None);
             };
             let _ = self.store.revoke(lease).await;
-            let holder = serde_json::from_slice::<Holder>(&found.value).map_or_else(|_| "another node".into(), |h| h.node);
+            let holder =
+                serde_json::from_slice::<Holder>(&found.value).map_or_else(|_| "another node".into(), |h| h.node);
             match found.lease {
                 Some(old) if holder == self.node => drop(self.store.revoke(old).await),
                 _ => return Ok(Some(holder)),
@@ -112,7 +113,8 @@ impl Keeper {
 
     async fn claim(&self, key: &str, lease: LeaseId) -> Result<Option<KeyValue>, Error> {
         let holder = Holder { version: 1, node: self.node.clone() };
-        let value = serde_json::to_vec(&holder).map_err(|e| Error::Record { key: key.into(), reason: e.to_string() })?;
+        let value =
+            serde_json::to_vec(&holder).map_err(|e| Error::Record { key: key.into(), reason: e.to_string() })?;
         let txn = Txn::when([Guard::absent(key)])
             .then([Op::Put { key: key.into(), value, lease: Some(lease) }])
             .otherwise([Op::get(key)]);

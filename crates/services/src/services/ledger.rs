@@ -58,12 +58,8 @@ impl From<&Record> for Stored {
 impl Stored {
     fn record(self, instance: InstanceId) -> Record {
         let Stored { generation, definition, port, finished, .. } = self;
-        let finished = finished.map(|f| Finished {
-            definition: f.definition,
-            success: f.success,
-            code: f.code,
-            signal: f.signal,
-        });
+        let finished =
+            finished.map(|f| Finished { definition: f.definition, success: f.success, code: f.code, signal: f.signal });
         Record { instance, generation, definition, port, finished }
     }
 }

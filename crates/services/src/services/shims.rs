@@ -186,7 +186,9 @@ impl Keeper {
         let ground = self.ground.clone();
         let leaf = ground.cgroups.as_ref().map(|tree| tree.leaf(&ground.scope, &launch.instance.to_string()));
         let spec = launch::spec(launch, &ground.node, leaf);
-        let Ok(_permit) = ground.launches.acquire().await else { return Err(Failed::Never("the agent is ending".into())) };
+        let Ok(_permit) = ground.launches.acquire().await else {
+            return Err(Failed::Never("the agent is ending".into()));
+        };
         self.client = None;
         let dir = Dir::new(&self.dir);
         blocking(move || dir.write_spec(&spec)).await?.map_err(|e| Failed::Never(e.to_string()))?;
@@ -250,7 +252,9 @@ impl Keeper {
             Ok(Some(absence)) => self.tell_absent(absence).await,
             Ok(None) => match self.connect().await {
                 Ok(()) => self.tell_state().await,
-                Err(error) => tracing::debug!(instance = %self.instance, %error, "its shim holds the lock and does not answer"),
+                Err(error) => {
+                    tracing::debug!(instance = %self.instance, %error, "its shim holds the lock and does not answer")
+                }
             },
             // No directory: nothing was ever launched in it.
             Err(Failed::Never(_)) if !self.dir.exists() => {
@@ -302,7 +306,9 @@ impl Keeper {
                 self.send(Event::OrphansGone { instance: self.instance.clone(), generation }).await;
             }
             Ok(Ok(left)) => tracing::warn!(instance = %self.instance, count = left.len(), "processes survive SIGKILL"),
-            Ok(Err(error)) => tracing::warn!(instance = %self.instance, %error, "cannot end what a dead shim left behind"),
+            Ok(Err(error)) => {
+                tracing::warn!(instance = %self.instance, %error, "cannot end what a dead shim left behind")
+            }
             Err(_) => {}
         }
     }
@@ -318,7 +324,9 @@ impl Keeper {
         };
         // A ring that was made anew counts from 1 again.
         let batch = match ring.events_after(from) {
-            Ok(batch) if batch.events.is_empty() && ring.events_after(0).is_ok_and(|all| all.last < from) => ring.events_after(0),
+            Ok(batch) if batch.events.is_empty() && ring.events_after(0).is_ok_and(|all| all.last < from) => {
+                ring.events_after(0)
+            }
             batch => batch,
         };
         let Ok(batch) = batch else { return };

@@ -20,7 +20,8 @@ pub(crate) fn log(entry: &Entry) {
 
 pub(crate) fn event(entry: &Entry, node: &NodeId, life: &str) -> Event {
     let is_instance = entry.subject.parse::<holdfast_policy::InstanceId>().is_ok();
-    let subject = if is_instance { format!("instance/{}", entry.subject) } else { format!("service/{}", entry.subject) };
+    let subject =
+        if is_instance { format!("instance/{}", entry.subject) } else { format!("service/{}", entry.subject) };
     let t = &entry.transition;
     let mut event = Event::now(&node.0, SOURCE, life, &subject).change(t.from, t.to, t.reason.to_string());
     let age = clock::now().since(entry.at);

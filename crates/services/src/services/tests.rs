@@ -44,13 +44,14 @@ async fn real_programs_are_kept_up_and_stopped() {
 
     let pid = bed.pid("web-1");
     process::signal(process::identity(pid).unwrap(), 9).unwrap();
-    bed.wait("web-1 runs again", || bed.pid_now("web-1").is_some_and(|p| p != pid)).await;
+    bed.wait_for("web-1 runs again", || bed.pid_now("web-1").is_some_and(|p| p != pid)).await;
     bed.wait_states("web-1 ready, web-2 ready").await;
     assert_eq!(bed.instance("web-1").restarts, 1);
 
     bed.handle.restart("web").await.unwrap();
     let (one, two) = (bed.pid("web-1"), bed.pid("web-2"));
-    bed.wait("both were restarted", || bed.pid_now("web-1") != Some(one) && bed.pid_now("web-2") != Some(two)).await;
+    bed.wait_for("both were restarted", || bed.pid_now("web-1") != Some(one) && bed.pid_now("web-2") != Some(two))
+        .await;
     bed.wait_states("web-1 ready, web-2 ready").await;
 
     bed.handle.scale("web", Some(1)).await.unwrap();
@@ -77,7 +78,7 @@ async fn the_next_agent_finds_everything_as_it_was() {
     assert_eq!(bed.ports(), ports);
 
     bed.kill_shim("web-1");
-    bed.wait("web-1 has a new shim", || bed.instance("web-1").incarnation.generation == 2).await;
+    bed.wait_for("web-1 has a new shim", || bed.instance("web-1").incarnation.generation == 2).await;
     bed.wait_states("web-1 ready, web-2 ready").await;
     assert_ne!(bed.pid("web-1"), one);
     assert_eq!(bed.pid("web-2"), two);
@@ -107,7 +108,7 @@ async fn a_program_that_is_not_there_is_told_and_others_run() {
     let bed = Bed::new().await;
     bed.apply([service("broken", &["/no/such/program"]), service("fine", &["sleep", "600"])]).await;
     bed.wait_states("broken-1 backoff, fine-1 ready").await;
-    bed.wait("the reason names the program", || bed.instance("broken-1").reason.contains("/no/such/program")).await;
+    bed.wait_for("the reason names the program", || bed.instance("broken-1").reason.contains("/no/such/program")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -131,8 +132,27 @@ async fn a_hundred_instances_start_within_seconds() {
     many.replicas = 100;
     let began = Instant::now();
     bed.apply([many]).await;
-    bed.wait("all are ready", || bed.handle.status().services.get("many").is_some_and(|s| s.ready == 100)).await;
+    bed.wait_for("all are ready", || bed.handle.status().services.get("many").is_some_and(|s| s.ready == 100)).await;
     println!("100 instances ready after {:?}", began.elapsed());
     // The figure for a quiet machine is 2 s; tests run beside each other.
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_reboot_everything_comes_up_with_its_port_and_no_old_pid_is_touched() {
+    let mut bed = Bed::new().await;
+    let mut worker = service("worker", &["sleep", "600"]);
+    worker.after.insert("web".into(), Condition::Ready);
+    bed.apply([web(2), worker.clone()]).await;
+    bed.wait_states("web-1 ready, web-2 ready, worker-1 ready").await;
+    let ports = bed.ports();
+    bed.stop_agent().await;
+    bed.reboot();
+    bed.new_agent().await;
+    bed.apply([web(2), worker]).await;
+    bed.wait_for("all of generation 2", || ["web-1", "web-2", "worker-1"].iter().all(|i| bed.generation(i) == Some(2)))
+        .await;
+    bed.wait_states("web-1 ready, web-2 ready, worker-1 ready").await;
+    assert_eq!(bed.ports(), ports);
+    assert!(bed.strays().is_empty(), "{:?}", bed.strays());
 }

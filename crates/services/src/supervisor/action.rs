@@ -138,21 +138,46 @@ pub struct Probe {
 pub enum Action {
     /// Make it durable, then tell `Persisted`. Nothing that depends on it is asked for earlier.
     Persist(Record),
-    AssignPort { instance: InstanceId },
+    AssignPort {
+        instance: InstanceId,
+    },
     /// The lease of a fenced instance: acquire or renew it now, answer with `LeaseHeld` or `LeaseLost`.
-    Lease { instance: InstanceId },
-    ReleaseLease { instance: InstanceId },
+    Lease {
+        instance: InstanceId,
+    },
+    ReleaseLease {
+        instance: InstanceId,
+    },
     Launch(Launch),
-    Command { instance: InstanceId, incarnation: Incarnation, request: Request },
+    Command {
+        instance: InstanceId,
+        incarnation: Incarnation,
+        request: Request,
+    },
     /// Find out whether the shim lives: answer with `Shim` or `ShimAbsent`.
-    ProveAbsence { instance: InstanceId, generation: u64 },
+    ProveAbsence {
+        instance: InstanceId,
+        generation: u64,
+    },
     /// Children whose shim is proved dead.
-    KillOrphans { instance: InstanceId, generation: u64 },
+    KillOrphans {
+        instance: InstanceId,
+        generation: u64,
+    },
     Probe(Probe),
     /// Results of it are not wanted any more.
-    StopProbes { instance: InstanceId },
+    StopProbes {
+        instance: InstanceId,
+    },
     /// Nothing of it is there and nothing is wanted.
-    Forget { instance: InstanceId },
-    Publish { instance: InstanceId, incarnation: Incarnation, addr: Option<SocketAddr>, state: EndpointState },
+    Forget {
+        instance: InstanceId,
+    },
+    Publish {
+        instance: InstanceId,
+        incarnation: Incarnation,
+        addr: Option<SocketAddr>,
+        state: EndpointState,
+    },
     Journal(Entry),
 }

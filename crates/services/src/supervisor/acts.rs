@@ -8,16 +8,19 @@ use holdfast_policy::brake::{self, Failing, Peers, Verdict};
 use holdfast_policy::rollout::{self, Candidate, Next};
 use holdfast_policy::{InstanceId, Timestamp, Transition};
 
+use super::Supervisor;
 use super::action::{EndpointState, Phase};
 use super::definition::Definition;
 use super::event::ShimPhase;
 use super::history::Mark;
 use super::instance::{Instance, Shim, Then, Why};
-use super::Supervisor;
 
 /// An instance restarted for its liveness counts as away until it is ready again, but not for longer than this:
 /// one that never returns must not keep holdfast from helping the others.
 const ACT_SETTLE: Duration = Duration::from_secs(120);
+
+/// What depends on an unwanted instance gets this long to leave before it: longer than any sensible drain and grace.
+const ORDER_PATIENCE: Duration = Duration::from_secs(180);
 
 impl Supervisor {
     pub(crate) fn act_on_service(&mut self, now: Timestamp, name: &Arc<str>) {
@@ -97,11 +100,17 @@ impl Supervisor {
             }
             Verdict::TooManyAtOnce => {
                 self.wake_at(now + ACT_SETTLE);
-                let reason = format!("not restarted yet: {} of at most {} are away already", peers.acting, peers.max_unavailable);
+                let reason = format!(
+                    "not restarted yet: {} of at most {} are away already",
+                    peers.acting, peers.max_unavailable
+                );
                 self.hold(now, i, "max_unavailable", reason);
             }
             Verdict::MinAvailable => {
-                let reason = format!("not restarted: {} others are ready, min_available is {}", peers.usable, peers.min_available);
+                let reason = format!(
+                    "not restarted: {} others are ready, min_available is {}",
+                    peers.usable, peers.min_available
+                );
                 self.hold(now, i, "min_available", reason);
             }
         }
@@ -139,9 +148,16 @@ impl Supervisor {
                         return;
                     }
                 }
-                Next::WaitForActing => return self.wait_in_line(now, definition, ids, "waits its turn: another is being replaced"),
+                Next::WaitForActing => {
+                    return self.wait_in_line(now, definition, ids, "waits its turn: another is being replaced");
+                }
                 Next::WaitForAvailable => {
-                    return self.wait_in_line(now, definition, ids, "waits: too few others are ready for it to be replaced");
+                    return self.wait_in_line(
+                        now,
+                        definition,
+                        ids,
+                        "waits: too few others are ready for it to be replaced",
+                    );
                 }
             }
         }
@@ -183,7 +199,7 @@ impl Supervisor {
             .collect();
         for id in ids.iter().rev() {
             let surplus = !self.stopping && self.services.contains_key(&id.service);
-            if (surplus && !self.may_shrink(id)) || self.still_needed_by(&id.service).is_some() {
+            if (surplus && !self.may_shrink(id)) || self.waits_for_dependents(now, id) {
                 continue;
             }
             self.with(id, |s, i| {
@@ -192,6 +208,17 @@ impl Supervisor {
                 }
             });
         }
+    }
+
+    /// Whoever depends on it goes first, but nobody waits for ever.
+    fn waits_for_dependents(&mut self, now: Timestamp, id: &InstanceId) -> bool {
+        let needed = self.still_needed_by(&id.service).is_some();
+        let Some(i) = self.instances.get_mut(id) else { return false };
+        let until = *i.unwanted_since.get_or_insert(now) + ORDER_PATIENCE;
+        if needed && now < until {
+            self.wake_at(until);
+        }
+        needed && now < until
     }
 
     /// A ready surplus instance leaves only while enough ready ones stay.

@@ -122,11 +122,9 @@ fn spec_fields(service: &Service, field: &mut dyn FnMut(&str, &dyn std::fmt::Dis
         field(name, &value);
     }
     restart.attempts.iter().for_each(|n| field("attempts", n));
-    for (name, codes) in [
-        ("success", &restart.success_codes),
-        ("again", &restart.restart_codes),
-        ("never", &restart.stop_codes),
-    ] {
+    for (name, codes) in
+        [("success", &restart.success_codes), ("again", &restart.restart_codes), ("never", &restart.stop_codes)]
+    {
         codes.iter().for_each(|code| field(name, code));
     }
     field("signal", &service.stop.signal);

@@ -28,13 +28,17 @@ pub enum ShimPhase {
     Starting,
     Running,
     /// Waits to start the child again.
-    Backoff { until: Timestamp },
+    Backoff {
+        until: Timestamp,
+    },
     /// Told to stop or restart: the child has its signal.
     Stopping,
     /// Told to stop, and the child is gone.
     Stopped,
     /// The child ended and policy does not start it again.
-    Finished { success: bool },
+    Finished {
+        success: bool,
+    },
 }
 
 /// What a living shim says of itself; level-triggered, so a lost one does no harm.
@@ -78,7 +82,9 @@ pub enum Outcome {
     /// An explicit no: a status outside the accepted range, an exit code other than 0.
     Refused(i32),
     /// `busy`: the instance used CPU while the probe waited.
-    Timeout { busy: bool },
+    Timeout {
+        busy: bool,
+    },
     ConnectError,
     /// The prober itself was late, so this says nothing.
     Late,
@@ -133,37 +139,109 @@ impl std::fmt::Display for Target {
 pub enum Event {
     /// First of all: what was there before. Every instance in `records` or `found` is unknown until its state or
     /// its absence is reported; nothing is launched over an unknown one.
-    Adopt { records: Vec<Record>, found: Vec<InstanceId> },
-    Desired { services: BTreeMap<Arc<str>, Arc<Definition>>, scale: BTreeMap<Arc<str>, u32>, revision: u64 },
+    Adopt {
+        records: Vec<Record>,
+        found: Vec<InstanceId>,
+    },
+    Desired {
+        services: BTreeMap<Arc<str>, Arc<Definition>>,
+        scale: BTreeMap<Arc<str>, u32>,
+        revision: u64,
+    },
     /// `None` goes back to the file's number.
-    Scale { service: Arc<str>, replicas: Option<u32> },
-    Shim { instance: InstanceId, state: ShimState },
+    Scale {
+        service: Arc<str>,
+        replicas: Option<u32>,
+    },
+    Shim {
+        instance: InstanceId,
+        state: ShimState,
+    },
     /// The connection to a shim ended; whether it lives is not known.
-    ShimLost { instance: InstanceId, generation: u64 },
+    ShimLost {
+        instance: InstanceId,
+        generation: u64,
+    },
     /// Proved by taking its lock: no shim up to `generation` lives or ever will. `last` is what its files say.
-    ShimAbsent { instance: InstanceId, generation: u64, last: Option<ShimState>, orphans: bool },
+    ShimAbsent {
+        instance: InstanceId,
+        generation: u64,
+        last: Option<ShimState>,
+        orphans: bool,
+    },
     /// A record that was asked for is on disk.
-    Persisted { instance: InstanceId, generation: u64 },
-    PersistFailed { instance: InstanceId, generation: u64, reason: String },
-    Launched { instance: InstanceId, generation: u64 },
+    Persisted {
+        instance: InstanceId,
+        generation: u64,
+    },
+    PersistFailed {
+        instance: InstanceId,
+        generation: u64,
+        reason: String,
+    },
+    Launched {
+        instance: InstanceId,
+        generation: u64,
+    },
     /// No shim of this generation exists or ever will.
-    LaunchFailed { instance: InstanceId, generation: u64, reason: String },
-    PortAssigned { instance: InstanceId, port: u16 },
-    PortFailed { instance: InstanceId, reason: String },
+    LaunchFailed {
+        instance: InstanceId,
+        generation: u64,
+        reason: String,
+    },
+    PortAssigned {
+        instance: InstanceId,
+        port: u16,
+    },
+    PortFailed {
+        instance: InstanceId,
+        reason: String,
+    },
     /// `sent` is the `at` of the probe that this answers.
-    Probe { instance: InstanceId, incarnation: Incarnation, kind: ProbeKind, sent: Timestamp, outcome: Outcome, took: Duration },
+    Probe {
+        instance: InstanceId,
+        incarnation: Incarnation,
+        kind: ProbeKind,
+        sent: Timestamp,
+        outcome: Outcome,
+        took: Duration,
+    },
     /// The hung-or-busy watcher's finding.
-    Verdict { instance: InstanceId, incarnation: Incarnation, verdict: Verdict },
+    Verdict {
+        instance: InstanceId,
+        incarnation: Incarnation,
+        verdict: Verdict,
+    },
     /// No request is in flight on it any more, on any balancer process.
-    Drained { instance: InstanceId, incarnation: Incarnation },
-    OrphansGone { instance: InstanceId, generation: u64 },
-    Pause { target: Target, until: Option<Timestamp>, reason: String },
-    Resume { target: Target },
-    Restart { target: Target },
+    Drained {
+        instance: InstanceId,
+        incarnation: Incarnation,
+    },
+    OrphansGone {
+        instance: InstanceId,
+        generation: u64,
+    },
+    Pause {
+        target: Target,
+        until: Option<Timestamp>,
+        reason: String,
+    },
+    Resume {
+        target: Target,
+    },
+    Restart {
+        target: Target,
+    },
     StopAll,
     /// A fenced instance's lease is held; its child may live until `until`.
-    LeaseHeld { instance: InstanceId, until: Timestamp },
-    LeaseLost { instance: InstanceId, reason: String },
+    LeaseHeld {
+        instance: InstanceId,
+        until: Timestamp,
+    },
+    LeaseLost {
+        instance: InstanceId,
+        reason: String,
+    },
     /// Only time has passed.
     Tick,
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use holdfast_policy::{Incarnation, Timestamp, Transition};
 
+use super::Supervisor;
 use super::action::{Action, Entry, Phase};
 use super::instance::Instance;
-use super::Supervisor;
 
 /// Entries kept per instance; the journal has the rest.
 const KEPT: usize = 64;

@@ -18,14 +18,23 @@ pub(crate) enum Shim {
     /// No shim lives: proved, or none was ever launched.
     Absent,
     /// Its record is being made durable.
-    Persisting { since: Timestamp },
+    Persisting {
+        since: Timestamp,
+    },
     /// Launch was ordered.
-    Launching { since: Timestamp },
+    Launching {
+        since: Timestamp,
+    },
     Alive(ShimState),
     /// Its connection ended; proof is asked for.
-    Missing { asked: Timestamp, last: ShimState },
+    Missing {
+        asked: Timestamp,
+        last: ShimState,
+    },
     /// Proved dead, but the child lives on.
-    Orphaned { last: ShimState },
+    Orphaned {
+        last: ShimState,
+    },
 }
 
 impl Shim {
@@ -82,14 +91,24 @@ pub(crate) enum Then {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Published as draining; goes on when drained or at `until`.
-    Draining { until: Timestamp },
+    Draining {
+        until: Timestamp,
+    },
     /// Stop, Restart or Kill was sent, and is sent again when nothing is seen of it.
-    Stopping { sent: Timestamp },
+    Stopping {
+        sent: Timestamp,
+    },
     /// The result is being made durable before the shim ends.
-    Recording { sent: Timestamp },
+    Recording {
+        sent: Timestamp,
+    },
     /// Quit was sent.
-    Quitting { sent: Timestamp },
-    KillingOrphans { sent: Timestamp },
+    Quitting {
+        sent: Timestamp,
+    },
+    KillingOrphans {
+        sent: Timestamp,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +194,8 @@ pub(crate) struct Instance {
     pub(crate) told_grant: Option<(bool, Timestamp)>,
     /// Runs begun since this agent knows it, less the first.
     pub(crate) restarts: u64,
+    /// Since when it is not wanted.
+    pub(crate) unwanted_since: Option<Timestamp>,
     pub(crate) incident: Option<u64>,
     /// Last entry about it, the cause of the next.
     pub(crate) last_entry: Option<u64>,
@@ -207,6 +228,7 @@ impl Instance {
             told_deadline: None,
             told_grant: None,
             restarts: 0,
+            unwanted_since: None,
             incident: None,
             last_entry: None,
             last_seq: 0,

@@ -85,7 +85,13 @@ impl Supervisor {
                 });
             }
             Event::Pause { target, until, reason } => {
-                self.journal(now, &target.to_string(), None, Transition::new("running", "paused", reason.clone()), None);
+                self.journal(
+                    now,
+                    &target.to_string(),
+                    None,
+                    Transition::new("running", "paused", reason.clone()),
+                    None,
+                );
                 self.pauses.insert(target, Pause { until, since: now, reason });
                 self.dirty = true;
             }
@@ -170,7 +176,13 @@ impl Supervisor {
 
     fn on_scale(&mut self, now: Timestamp, service: Arc<str>, replicas: Option<u32>) {
         let text = replicas.map_or_else(|| "as in the file".to_owned(), |n| n.to_string());
-        self.journal(now, &service, None, Transition::new("defined", "scaled", "asked for").with("replicas", text), None);
+        self.journal(
+            now,
+            &service,
+            None,
+            Transition::new("defined", "scaled", "asked for").with("replicas", text),
+            None,
+        );
         match replicas {
             Some(n) => self.scale.insert(service, n),
             None => self.scale.remove(&service),
@@ -244,7 +256,10 @@ impl Supervisor {
         if matches!(state.phase, ShimPhase::Finished { .. }) && !state.granted {
             i.life.ended_ungranted = true;
         }
-        if i.launch_failures > 0 && state.failures == 0 && i.life.first_ready.is_some_and(|t| now.since(t) >= LAUNCH_BACKOFF.max) {
+        if i.launch_failures > 0
+            && state.failures == 0
+            && i.life.first_ready.is_some_and(|t| now.since(t) >= LAUNCH_BACKOFF.max)
+        {
             i.launch_failures = 0;
         }
         i.launch_error = state.spawn_error.clone();
@@ -272,7 +287,8 @@ impl Supervisor {
 
     /// Journals how the last child ended, once. True when it ended on its own.
     fn take_exit(&mut self, now: Timestamp, i: &mut Instance, state: &ShimState) -> bool {
-        let over = state.incarnation > i.life.incarnation || !matches!(state.phase, ShimPhase::Running | ShimPhase::Stopping);
+        let over =
+            state.incarnation > i.life.incarnation || !matches!(state.phase, ShimPhase::Running | ShimPhase::Stopping);
         let known = i.life.incarnation.generation > 0 && i.life.incarnation.run > 0;
         if !known || !over || i.life.exit_told {
             return false;
@@ -311,7 +327,10 @@ impl Supervisor {
             ShimPhase::Running => {
                 let spawned = because("its process was started");
                 let mark = Mark::phase(Phase::Acted).at(since.min(now));
-                (spawned.with("pid", state.pid.unwrap_or(0)), if i.life.first_ready.is_none() { mark } else { Mark::NONE })
+                (
+                    spawned.with("pid", state.pid.unwrap_or(0)),
+                    if i.life.first_ready.is_none() { mark } else { Mark::NONE },
+                )
             }
             ShimPhase::Backoff { until } => {
                 let wait = now.until(until).as_millis();
@@ -320,9 +339,10 @@ impl Supervisor {
                 (because(text).with("failures", failures).with("wait_ms", wait), Mark::phase(mark))
             }
             ShimPhase::Finished { success: true } => (because("it ended with success"), Mark::phase(Phase::Ready)),
-            ShimPhase::Finished { success: false } => {
-                (because(error.unwrap_or_else(|| "policy does not start it again".into())), Mark::phase(Phase::Detected))
-            }
+            ShimPhase::Finished { success: false } => (
+                because(error.unwrap_or_else(|| "policy does not start it again".into())),
+                Mark::phase(Phase::Detected),
+            ),
             ShimPhase::Starting => (because("its shim is about to start it"), Mark::NONE),
             ShimPhase::Stopping => (because("it has its signal"), Mark::NONE),
             ShimPhase::Stopped => (because("it was stopped"), Mark::NONE),
@@ -454,7 +474,8 @@ impl Supervisor {
         self.back_off_launch(now, i);
         i.launch_error = Some(reason.clone());
         self.dirty = true;
-        let why = because(reason).with("failures", i.launch_failures).with("wait_ms", now.until(i.launch_after).as_millis());
+        let why =
+            because(reason).with("failures", i.launch_failures).with("wait_ms", now.until(i.launch_after).as_millis());
         self.settle(now, i, why, Mark::phase(Phase::Detected));
     }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use holdfast_config::{Condition, Port};
 use holdfast_policy::InstanceId;
 
+use super::Supervisor;
 use super::action::EndpointState;
 use super::definition::Definition;
 use super::instance::{Instance, Shim};
-use super::Supervisor;
 
 impl Supervisor {
     /// The first dependency that keeps the service from starting, in words.

@@ -10,12 +10,12 @@ use holdfast_policy::health::{Readiness, Sign};
 use holdfast_policy::hung::Verdict;
 use holdfast_policy::{Incarnation, InstanceId, Timestamp, Transition};
 
+use super::Supervisor;
 use super::action::{Action, EndpointState, Phase, Probe, ProbeKind, Request};
 use super::definition::Definition;
 use super::event::{Outcome, ShimPhase};
 use super::history::{Mark, because};
 use super::instance::{Instance, Prober, Shim};
-use super::Supervisor;
 
 /// First period at a start; a ready instance is seen within it.
 const START_EVERY: Duration = Duration::from_millis(20);
@@ -46,7 +46,9 @@ impl Supervisor {
     /// Sets up the probes that this instance should have now, and keeps those that it has.
     pub(crate) fn arm_probes(&mut self, now: Timestamp, i: &mut Instance) {
         let kinds = match (&i.running, i.shim.state().map(|s| s.phase)) {
-            (Some(definition), Some(ShimPhase::Running)) if !i.life.exit_told => self.kinds(now, i, &definition.clone()),
+            (Some(definition), Some(ShimPhase::Running)) if !i.life.exit_told => {
+                self.kinds(now, i, &definition.clone())
+            }
             _ => Vec::new(),
         };
         i.life.probers.retain(|p| kinds.contains(&p.kind));
@@ -217,7 +219,12 @@ impl Supervisor {
             i.life.live.pass(sent);
             if i.life.live_failed.take().is_some() {
                 i.life.held = None;
-                self.tell(now, i, Transition::new("live_failed", "live", "liveness probe passes again"), Mark::phase(Phase::Ready));
+                self.tell(
+                    now,
+                    i,
+                    Transition::new("live_failed", "live", "liveness probe passes again"),
+                    Mark::phase(Phase::Ready),
+                );
                 self.dirty = true;
             }
             return;

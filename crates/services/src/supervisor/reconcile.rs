@@ -6,12 +6,12 @@ use std::time::Duration;
 use holdfast_config::Port;
 use holdfast_policy::{InstanceId, Timestamp, Transition};
 
+use super::Supervisor;
 use super::action::{Action, EndpointState, Launch, Phase, Request};
 use super::definition::Definition;
 use super::event::{Finished, ShimPhase, Target};
 use super::history::{Mark, because};
 use super::instance::{Instance, Leave, Shim, Step, Then, Why};
-use super::Supervisor;
 
 /// A command, a proof or a record of which nothing is seen is asked for again after this time.
 const RETRY: Duration = Duration::from_secs(1);
@@ -51,10 +51,17 @@ impl Supervisor {
     }
 
     fn end_pauses(&mut self, now: Timestamp) {
-        let over: Vec<Target> = self.pauses.iter().filter(|(_, p)| p.until.is_some_and(|t| t <= now)).map(|(t, _)| t.clone()).collect();
+        let over: Vec<Target> =
+            self.pauses.iter().filter(|(_, p)| p.until.is_some_and(|t| t <= now)).map(|(t, _)| t.clone()).collect();
         for target in over {
             self.pauses.remove(&target);
-            self.journal(now, &target.to_string(), None, Transition::new("paused", "running", "the pause is over"), None);
+            self.journal(
+                now,
+                &target.to_string(),
+                None,
+                Transition::new("paused", "running", "the pause is over"),
+                None,
+            );
         }
         let ends: Vec<Timestamp> = self.pauses.values().filter_map(|p| p.until).collect();
         ends.into_iter().for_each(|t| self.wake_at(t));
@@ -156,7 +163,12 @@ impl Supervisor {
         i.running = Some(definition);
         i.shim = Shim::Persisting { since: now };
         self.act(Action::Persist(i.record.clone()));
-        self.settle(now, i, because("it is wanted and nothing of it runs").with("generation", i.record.generation), Mark::NONE);
+        self.settle(
+            now,
+            i,
+            because("it is wanted and nothing of it runs").with("generation", i.record.generation),
+            Mark::NONE,
+        );
     }
 
     /// What keeps an absent instance from being launched.
@@ -244,10 +256,10 @@ impl Supervisor {
         let (phase, since) = (state.phase, state.since);
         match phase {
             ShimPhase::Finished { success } if !i.life.ended_ungranted => self.record_result(now, i, success),
-            ShimPhase::Finished { .. } | ShimPhase::Stopped => {
-                if self.wanted(&i.id).is_some() && self.paused(&i.id).is_none() {
-                    self.begin_leave(now, i, Why::Stale, Then::End);
-                }
+            ShimPhase::Finished { .. } | ShimPhase::Stopped
+                if self.wanted(&i.id).is_some() && self.paused(&i.id).is_none() =>
+            {
+                self.begin_leave(now, i, Why::Stale, Then::End);
             }
             ShimPhase::Running => self.startup_deadline(now, i, since),
             _ => {}
@@ -255,7 +267,9 @@ impl Supervisor {
     }
 
     fn startup_deadline(&mut self, now: Timestamp, i: &mut Instance, since: Timestamp) {
-        let Some(within) = i.running.as_ref().and_then(|d| d.service.startup.as_ref()).map(|p| p.within) else { return };
+        let Some(within) = i.running.as_ref().and_then(|d| d.service.startup.as_ref()).map(|p| p.within) else {
+            return;
+        };
         if i.life.started_up {
             return;
         }
@@ -330,10 +344,15 @@ impl Supervisor {
         let urgent = matches!(why, Why::Liveness | Why::StartupTimeout | Why::Stale);
         let definition = i.running.clone();
         let drain = definition.filter(|d| d.balanced).map_or(Duration::ZERO, |d| d.service.stop.drain);
-        let serves = matches!(i.life.published, Some(EndpointState::Ready | EndpointState::Suspect | EndpointState::NotReady));
+        let serves =
+            matches!(i.life.published, Some(EndpointState::Ready | EndpointState::Suspect | EndpointState::NotReady));
         let until = if serves && !urgent && i.child_runs() { now + drain } else { now };
         let transition = Transition::new(i.shown, i.shown, why.reason()).with("drain_ms", now.until(until).as_millis());
-        let phase = if matches!(why, Why::Liveness | Why::StartupTimeout | Why::ShimLost) { Some(Phase::Decided) } else { None };
+        let phase = if matches!(why, Why::Liveness | Why::StartupTimeout | Why::ShimLost) {
+            Some(Phase::Decided)
+        } else {
+            None
+        };
         let cause = self.tell(now, i, transition, Mark { at: None, phase });
         self.publish(i, EndpointState::Draining);
         if why != Why::Unwanted {

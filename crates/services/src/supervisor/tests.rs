@@ -234,3 +234,59 @@ fn a_program_that_cannot_start_backs_off_and_says_why() {
     assert!((4..9).contains(&rig.launches("web-1")), "{}", rig.launches("web-1"));
     assert!(rig.why("web-1").contains("no such program"));
 }
+
+#[test]
+fn leaving_waits_for_the_drain_and_not_longer() {
+    let mut rig = Rig::new([service("web", 2)]);
+    rig.balance();
+    rig.run_ms(100);
+    rig.clear();
+    rig.tell(Event::Scale { service: "web".into(), replicas: Some(1) });
+    rig.run_ms(50);
+    assert_eq!(rig.states(), "web-1 ready, web-2 draining");
+    let incarnation = rig.incarnation("web-2");
+    rig.tell(Event::Drained { instance: rig::id("web-2"), incarnation });
+    rig.run_ms(50);
+    expect![[r#"
+        100 journal web-2 ready -> ready: not wanted any more
+        100 publish web-2 1.1 draining
+        100 journal web-2 ready -> draining: not wanted any more
+        150 command web-2 1.1 Stop
+        150 journal web-2 draining -> stopping: not wanted any more
+        155 publish web-2 1.1 gone
+        155 StopProbes { instance: web-2 }
+        155 command web-2 1.1 Quit
+        156 journal web-2 stopping -> absent: its shim has ended
+        156 Forget { instance: web-2 }
+    "#]]
+    .assert_eq(&rig.without("probe"));
+    rig.tell(Event::Scale { service: "web".into(), replicas: Some(2) });
+    rig.run_ms(100);
+    rig.tell(Event::StopAll);
+    rig.run_ms(11_000);
+    assert!(rig.sup.status(rig.now).stopped, "the drain ends by itself: {}", rig.states());
+}
+
+#[test]
+fn a_fenced_instance_gets_each_deadline_before_its_lease_is_renewed() {
+    let mut db = service("db", 1);
+    (db.fenced, db.port, db.ready) = (true, Port::None, None);
+    let mut rig = Rig::new([db]);
+    rig.run_ms(6_500);
+    expect![[r#"
+        0 journal db absent -> defined: it is in the file
+        0 lease db-1
+        0 journal db-1 new -> waiting: waits for its lease
+        1 persist db-1 generation 1
+        1 journal db-1 waiting -> launching: it is wanted and nothing of it runs
+        1 launch db-1 generation 1 port 0
+        6 publish db-1 1.1 ready
+        6 command db-1 1.1 Ready
+        6 journal db-1 launching -> ready: it is ready
+        3000 lease db-1
+        3001 command db-1 1.1 Deadline(10.000s)
+        6002 lease db-1
+        6003 command db-1 1.1 Deadline(13.002s)
+    "#]]
+    .assert_eq(&rig.transcript());
+}

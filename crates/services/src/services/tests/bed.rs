@@ -57,7 +57,9 @@ fn exe() -> &'static Path {
         let own = std::env::current_exe().unwrap();
         let target = own.parent().unwrap().parent().unwrap();
         let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "-q", "-p", "holdfast-host", "--bin", "holdfast-shim"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        cargo
+            .args(["build", "-q", "-p", "holdfast-host", "--bin", "holdfast-shim"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
         assert!(cargo.status().unwrap().success());
         target.join("holdfast-shim")
     })
@@ -104,7 +106,7 @@ impl Bed {
         self.handle.apply(&config, Vec::new()).await.unwrap();
     }
 
-    pub(crate) async fn wait(&self, what: &str, condition: impl Fn() -> bool) {
+    pub(crate) async fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {
         let deadline = Instant::now() + LIMIT;
         while !condition() {
             assert!(Instant::now() < deadline, "waited for: {what}; {}", self.states());
@@ -113,7 +115,7 @@ impl Bed {
     }
 
     pub(crate) async fn wait_states(&self, expected: &str) {
-        self.wait(expected, || self.states() == expected).await;
+        self.wait_for(expected, || self.states() == expected).await;
     }
 
     pub(crate) fn states(&self) -> String {
@@ -126,6 +128,12 @@ impl Bed {
         let status = self.handle.status();
         let found = status.services.values().flat_map(|s| &s.instances).find(|i| i.id.to_string() == name).cloned();
         found.unwrap_or_else(|| panic!("no {name} in {}", self.states()))
+    }
+
+    pub(crate) fn generation(&self, name: &str) -> Option<u64> {
+        let status = self.handle.status();
+        let mut all = status.services.values().flat_map(|s| &s.instances);
+        all.find(|i| i.id.to_string() == name).map(|i| i.incarnation.generation)
     }
 
     pub(crate) fn pid_now(&self, name: &str) -> Option<i32> {
@@ -154,6 +162,39 @@ impl Bed {
         process::signal(state.shim.unwrap(), 9).unwrap();
     }
 
+    /// As after a reboot: nothing runs, and what the run directories say is of another boot.
+    pub(crate) fn reboot(&self) {
+        self.kill_all();
+        for dir in self.dirs() {
+            let path = Dir::new(dir).state();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let boot = holdfast_host::clock::boot_id();
+            // The pid of a process that must not be touched: this one.
+            let own = process::identity(i32::try_from(std::process::id()).unwrap()).unwrap();
+            let mut state: serde_json::Value = serde_json::from_str(&text.replace(boot, "another-boot")).unwrap();
+            state["child"] = serde_json::to_value(own).unwrap();
+            state["phase"] = "running".into();
+            std::fs::write(&path, state.to_string()).unwrap();
+        }
+    }
+
+    fn kill_all(&self) {
+        let states: Vec<_> = self.dirs().into_iter().filter_map(|dir| Dir::new(dir).read_state()).collect();
+        let shims = states.iter().filter_map(|s| s.shim);
+        let children = states.iter().filter_map(|s| s.child);
+        let own = i32::try_from(std::process::id()).unwrap_or(0);
+        for who in shims.chain(children).filter(|who| who.pid != own) {
+            let _ = process::signal(who, 9);
+        }
+    }
+
+    /// Ends the agent's part and nothing else.
+    pub(crate) async fn stop_agent(&mut self) {
+        let nobody = tempfile::tempdir().unwrap();
+        let empty = start(nobody.path(), &self.store, self.ports, 99).await;
+        drop(std::mem::replace(&mut self.handle, empty));
+    }
+
     /// Processes of instances without a living shim.
     pub(crate) fn strays(&self) -> Vec<(PathBuf, Vec<Identity>)> {
         let absent = |dir: &PathBuf| shim::absent(dir).unwrap().map(|a| a.orphans());
@@ -164,12 +205,7 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        let states: Vec<_> = self.dirs().into_iter().filter_map(|dir| Dir::new(dir).read_state()).collect();
-        let shims = states.iter().filter_map(|s| s.shim);
-        let children = states.iter().filter_map(|s| s.child);
-        for who in shims.chain(children) {
-            let _ = process::signal(who, 9);
-        }
+        self.kill_all();
     }
 }
 

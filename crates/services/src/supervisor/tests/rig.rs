@@ -80,6 +80,7 @@ pub(super) struct Rig {
     stops: BTreeMap<String, Timestamp>,
     kills: usize,
     services: Vec<Service>,
+    balanced: bool,
 }
 
 const START: Duration = Duration::from_millis(5);
@@ -112,6 +113,7 @@ impl Rig {
             stops: BTreeMap::new(),
             kills: 0,
             services: Vec::new(),
+            balanced: false,
         }
     }
 
@@ -138,7 +140,8 @@ impl Rig {
     fn set(&mut self, list: Vec<Service>) {
         self.services = list.clone();
         self.revision += 1;
-        let named = |s: Service| (s.name.as_str().into(), Arc::new(Definition::new(s)));
+        let balanced = self.balanced;
+        let named = |s: Service| (s.name.as_str().into(), Arc::new(Definition { balanced, ..Definition::new(s) }));
         let services = list.into_iter().map(named).collect();
         self.tell(Event::Desired { services, scale: BTreeMap::new(), revision: self.revision });
     }
@@ -181,13 +184,22 @@ impl Rig {
         let ms = self.now.as_millis();
         let line = match &action {
             Action::Persist(r) => format!("persist {} generation {}", r.instance, r.generation),
-            Action::Launch(l) => format!("launch {} generation {} port {}", l.instance, l.generation, l.port.unwrap_or(0)),
-            Action::Command { instance, incarnation, request } => format!("command {instance} {incarnation} {request:?}"),
+            Action::Launch(l) => {
+                format!("launch {} generation {} port {}", l.instance, l.generation, l.port.unwrap_or(0))
+            }
+            Action::Command { instance, incarnation, request } => {
+                format!("command {instance} {incarnation} {request:?}")
+            }
             Action::ProveAbsence { instance, generation } => format!("prove {instance} generation {generation}"),
             Action::KillOrphans { instance, generation } => format!("kill orphans {instance} generation {generation}"),
             Action::Probe(p) => format!("probe {} {} {}", p.kind.name(), p.instance, p.incarnation),
-            Action::Publish { instance, incarnation, state, .. } => format!("publish {instance} {incarnation} {}", state.name()),
-            Action::Journal(e) => format!("journal {} {} -> {}: {}", e.subject, e.transition.from, e.transition.to, e.transition.reason),
+            Action::Publish { instance, incarnation, state, .. } => {
+                format!("publish {instance} {incarnation} {}", state.name())
+            }
+            Action::Journal(e) => {
+                format!("journal {} {} -> {}: {}", e.subject, e.transition.from, e.transition.to, e.transition.reason)
+            }
+            Action::Lease { instance } => format!("lease {instance}"),
             other => format!("{other:?}"),
         };
         if !matches!(&action, Action::Journal(e) if &*e.subject == "web") {
@@ -215,7 +227,9 @@ impl Rig {
                 };
                 self.later(ANSWER, event);
             }
-            Action::KillOrphans { instance, generation } => self.later(START, Event::OrphansGone { instance, generation }),
+            Action::KillOrphans { instance, generation } => {
+                self.later(START, Event::OrphansGone { instance, generation })
+            }
             Action::Probe(probe) => self.answer_probe(probe),
             Action::Publish { instance, state, .. } => {
                 self.published.insert(instance.to_string(), state);
@@ -344,6 +358,17 @@ impl Rig {
 
     pub(super) fn transcript(&self) -> String {
         self.text.clone()
+    }
+
+    pub(super) fn without(&self, word: &str) -> String {
+        let lines = self.text.lines().filter(|line| !line.contains(word));
+        lines.map(|line| format!("{line}\n")).collect()
+    }
+
+    /// Balancers are in front of everything from the next `apply` on.
+    pub(super) fn balance(&mut self) {
+        self.balanced = true;
+        self.set(self.services.clone());
     }
 
     pub(super) fn clear(&mut self) {
