@@ -104,7 +104,8 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         let _ = self.run(&["down", "--timeout", "20s"]);
-        for _ in 0..50 {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
             let left = self.living();
             if left.is_empty() {
                 return;
