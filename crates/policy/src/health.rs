@@ -152,9 +152,11 @@ impl LiveCounter {
 
     /// Whether this instance is a witness that the silence of `other` is the other's own: it passed a probe that was
     /// sent after the other had begun to miss, and the other missed one sent later still. Without the latter, the first
-    /// to recover from a shared stall would be evidence against all that answer a moment later.
-    pub fn witnesses(&self, other: &LiveCounter) -> bool {
+    /// to recover from a shared stall would be evidence against all that answer a moment later. Evidence older than two
+    /// periods (`every`) says nothing about now: a stall may have come since.
+    pub fn witnesses(&self, other: &LiveCounter, every: Duration) -> bool {
         let (Some(from), Some(to)) = (other.first_miss, other.last_miss_sent) else { return false };
+        let from = from.max(to - every * 2);
         self.passes.iter().flatten().any(|sent| *sent >= from && *sent <= to)
     }
 
@@ -233,17 +235,19 @@ mod tests {
 
     #[test]
     fn the_first_to_recover_is_no_witness_against_those_who_answer_next() {
-        let at = Timestamp::from_millis;
+        let (at, second) = (Timestamp::from_millis, Duration::from_secs(1));
         let (mut silent, mut other) = (LiveCounter::default(), LiveCounter::default());
         other.pass(at(900));
         silent.miss(at(1300), at(1000), false);
         silent.miss(at(2300), at(2000), false);
-        assert!(!other.witnesses(&silent), "it passed before the silence began");
+        assert!(!other.witnesses(&silent, second), "it passed before the silence began");
         other.pass(at(2500));
-        assert!(!other.witnesses(&silent), "nothing was asked of the silent one since");
+        assert!(!other.witnesses(&silent, second), "nothing was asked of the silent one since");
         silent.miss(at(3300), at(3000), false);
-        assert!(other.witnesses(&silent));
+        assert!(other.witnesses(&silent, second));
         other.pass(at(3100));
-        assert!(other.witnesses(&silent), "a later pass does not unmake the evidence");
+        assert!(other.witnesses(&silent, second), "a later pass does not unmake the evidence");
+        silent.miss(at(6300), at(6000), false);
+        assert!(!other.witnesses(&silent, second), "it has fallen silent itself since");
     }
 }

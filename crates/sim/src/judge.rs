@@ -147,7 +147,8 @@ impl Judge {
             self.violate(now, format!("{id} was killed for a stall that all instances of its service share"));
         }
         let still_away = |(other, at): &(&InstanceId, &Timestamp)| {
-            other.service == id.service && *other != id && now.since(**at) < AWAY
+            let wanted = other.ordinal <= limits.others + 1;
+            other.service == id.service && *other != id && wanted && now.since(**at) < AWAY
         };
         let away = self.away.iter().filter(still_away).count();
         if away >= limits.max_unavailable as usize {

@@ -105,7 +105,12 @@ impl Ledger {
     }
 }
 
-async fn write(store: Arc<dyn Store>, scope: u64, mut entries: mpsc::UnboundedReceiver<Entry>, results: mpsc::Sender<Event>) {
+async fn write(
+    store: Arc<dyn Store>,
+    scope: u64,
+    mut entries: mpsc::UnboundedReceiver<Entry>,
+    results: mpsc::Sender<Event>,
+) {
     let ports = Records::new(store.clone());
     let mut batch = Vec::new();
     while entries.recv_many(&mut batch, TXN_OPS_MAX).await > 0 {

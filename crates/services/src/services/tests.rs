@@ -35,7 +35,7 @@ async fn real_programs_are_kept_up_and_stopped() {
     let bed = Bed::new().await;
     bed.apply([web(2)]).await;
     bed.wait_states("web-1 ready, web-2 ready").await;
-    let endpoints = bed.handle.endpoints();
+    let endpoints = bed.handle().endpoints();
     let before = endpoints.borrow().clone();
     assert_eq!(before.len(), 2);
     let first = before.values().next().unwrap();
@@ -48,19 +48,19 @@ async fn real_programs_are_kept_up_and_stopped() {
     bed.wait_states("web-1 ready, web-2 ready").await;
     assert_eq!(bed.instance("web-1").restarts, 1);
 
-    bed.handle.restart("web").await.unwrap();
+    bed.handle().restart("web").await.unwrap();
     let (one, two) = (bed.pid("web-1"), bed.pid("web-2"));
     bed.wait_for("both were restarted", || bed.pid_now("web-1") != Some(one) && bed.pid_now("web-2") != Some(two))
         .await;
     bed.wait_states("web-1 ready, web-2 ready").await;
 
-    bed.handle.scale("web", Some(1)).await.unwrap();
+    bed.handle().scale("web", Some(1)).await.unwrap();
     bed.wait_states("web-1 ready").await;
-    let why = bed.handle.explain("web-1").await.unwrap();
+    let why = bed.handle().explain("web-1").await.unwrap();
     assert!(why.iter().any(|e| e.transition.reason == "its process ended"), "{why:?}");
 
     let last = process::identity(bed.pid("web-1")).unwrap();
-    assert!(bed.handle.stop_all_and_wait(Duration::from_secs(20)).await.unwrap());
+    assert!(bed.handle().stop_all_and_wait(Duration::from_secs(20)).await.unwrap());
     assert!(!process::is_alive(last));
     assert!(bed.strays().is_empty(), "{:?}", bed.strays());
 }
@@ -132,7 +132,7 @@ async fn a_hundred_instances_start_within_seconds() {
     many.replicas = 100;
     let began = Instant::now();
     bed.apply([many]).await;
-    bed.wait_for("all are ready", || bed.handle.status().services.get("many").is_some_and(|s| s.ready == 100)).await;
+    bed.wait_for("all are ready", || bed.handle().status().services.get("many").is_some_and(|s| s.ready == 100)).await;
     println!("100 instances ready after {:?}", began.elapsed());
     // The figure for a quiet machine is 2 s; tests run beside each other.
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
@@ -146,7 +146,7 @@ async fn after_a_reboot_everything_comes_up_with_its_port_and_no_old_pid_is_touc
     bed.apply([web(2), worker.clone()]).await;
     bed.wait_states("web-1 ready, web-2 ready, worker-1 ready").await;
     let ports = bed.ports();
-    bed.stop_agent().await;
+    bed.stop_agent();
     bed.reboot();
     bed.new_agent().await;
     bed.apply([web(2), worker]).await;

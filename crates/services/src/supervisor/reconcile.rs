@@ -102,6 +102,9 @@ impl Supervisor {
     }
 
     fn step(&mut self, now: Timestamp, i: &mut Instance) {
+        if self.wanted(&i.id).is_some() {
+            i.unwanted_since = None;
+        }
         match i.shim.clone() {
             Shim::Unknown => self.after(now, i.audited + RETRY, |s| {
                 s.prove(now, i);

@@ -68,7 +68,8 @@ fn exe() -> &'static Path {
 pub(crate) struct Bed {
     root: tempfile::TempDir,
     store: Arc<Embedded>,
-    pub(crate) handle: Handle,
+    /// `None` only while the bed is dropped.
+    handle: Option<Handle>,
     life: u32,
     ports: u16,
 }
@@ -81,13 +82,13 @@ impl Bed {
         // Tests run beside each other: each has a range of its own.
         let ports = 20_000 + u16::try_from(std::process::id() % 90).unwrap() * 100 + next_range();
         let handle = start(root.path(), &store, ports, 1).await;
-        Bed { root, store, handle, life: 1, ports }
+        Bed { root, store, handle: Some(handle), life: 1, ports }
     }
 
     /// As after the death of the agent: nothing is told to anybody.
     pub(crate) async fn new_agent(&mut self) {
         self.life += 1;
-        self.handle = start(self.root.path(), &self.store, self.ports, self.life).await;
+        self.handle = Some(start(self.root.path(), &self.store, self.ports, self.life).await);
     }
 
     pub(crate) async fn apply<const N: usize>(&self, services: [Service; N]) {
@@ -103,7 +104,7 @@ impl Bed {
         };
         let services = services.into_iter().map(|s| (s.name.clone(), s)).collect();
         let config = Config { node, services, balancers: BTreeMap::new(), drills: BTreeMap::new() };
-        self.handle.apply(&config, Vec::new()).await.unwrap();
+        self.handle().apply(&config, Vec::new()).await.unwrap();
     }
 
     pub(crate) async fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {
@@ -119,19 +120,19 @@ impl Bed {
     }
 
     pub(crate) fn states(&self) -> String {
-        let status = self.handle.status();
+        let status = self.handle().status();
         let all = status.services.values().flat_map(|s| &s.instances);
         all.map(|i| format!("{} {}", i.id, i.state)).collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) fn instance(&self, name: &str) -> InstanceStatus {
-        let status = self.handle.status();
+        let status = self.handle().status();
         let found = status.services.values().flat_map(|s| &s.instances).find(|i| i.id.to_string() == name).cloned();
         found.unwrap_or_else(|| panic!("no {name} in {}", self.states()))
     }
 
     pub(crate) fn generation(&self, name: &str) -> Option<u64> {
-        let status = self.handle.status();
+        let status = self.handle().status();
         let mut all = status.services.values().flat_map(|s| &s.instances);
         all.find(|i| i.id.to_string() == name).map(|i| i.incarnation.generation)
     }
@@ -145,7 +146,7 @@ impl Bed {
     }
 
     pub(crate) fn ports(&self) -> Vec<u16> {
-        self.handle.endpoints().borrow().values().map(|e| e.endpoint.addr.port()).collect()
+        self.handle().endpoints().borrow().values().map(|e| e.endpoint.addr.port()).collect()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -164,7 +165,7 @@ impl Bed {
 
     /// As after a reboot: nothing runs, and what the run directories say is of another boot.
     pub(crate) fn reboot(&self) {
-        self.kill_all();
+        self.wait_all_dead();
         for dir in self.dirs() {
             let path = Dir::new(dir).state();
             let text = std::fs::read_to_string(&path).unwrap();
@@ -178,21 +179,37 @@ impl Bed {
         }
     }
 
-    fn kill_all(&self) {
+    /// Again and again: an agent that is ending may be launching something just now.
+    fn wait_all_dead(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut quiet = 0;
+        while quiet < 5 && Instant::now() < deadline {
+            quiet = if self.kill_all() { 0 } else { quiet + 1 };
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// True when something lived.
+    fn kill_all(&self) -> bool {
         let states: Vec<_> = self.dirs().into_iter().filter_map(|dir| Dir::new(dir).read_state()).collect();
         let shims = states.iter().filter_map(|s| s.shim);
         let children = states.iter().filter_map(|s| s.child);
         let own = i32::try_from(std::process::id()).unwrap_or(0);
-        for who in shims.chain(children).filter(|who| who.pid != own) {
-            let _ = process::signal(who, 9);
+        let alive: Vec<Identity> =
+            shims.chain(children).filter(|who| who.pid != own && process::is_alive(*who)).collect();
+        for who in &alive {
+            let _ = process::signal(*who, 9);
         }
+        !alive.is_empty()
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        self.handle.as_ref().expect("there from the beginning to the drop")
     }
 
     /// Ends the agent's part and nothing else.
-    pub(crate) async fn stop_agent(&mut self) {
-        let nobody = tempfile::tempdir().unwrap();
-        let empty = start(nobody.path(), &self.store, self.ports, 99).await;
-        drop(std::mem::replace(&mut self.handle, empty));
+    pub(crate) fn stop_agent(&mut self) {
+        self.handle = None;
     }
 
     /// Processes of instances without a living shim.
@@ -205,7 +222,9 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        self.kill_all();
+        // First the agent's part, which would start everything again.
+        self.handle = None;
+        self.wait_all_dead();
     }
 }
 
