@@ -51,12 +51,12 @@ fn an_exit_while_the_agent_is_dead_is_restarted_and_told() {
     let agent = site.pid_of_agent();
     kill(agent, "STOP");
     let victim = std::fs::read_to_string(site.data().join("run/web-1/state.json")).expect("the shim's state");
-    let pid = serde_json::from_str::<serde_json::Value>(&victim).expect("JSON")["pid"].as_u64().expect("a pid") as u32;
+    let pid = serde_json::from_str::<serde_json::Value>(&victim).expect("JSON")["child"]["pid"].as_u64().expect("a pid") as u32;
     kill(pid, "KILL");
     site.wait_for("the shim to start another one by itself", || {
         let state = std::fs::read_to_string(site.data().join("run/web-1/state.json")).unwrap_or_default();
         let state: serde_json::Value = serde_json::from_str(&state).unwrap_or_default();
-        state["pid"].as_u64().is_some_and(|p| p as u32 != pid && alive(p as u32))
+        state["child"]["pid"].as_u64().is_some_and(|p| p as u32 != pid && alive(p as u32))
     });
     kill(agent, "KILL");
     site.wait_for("the exit to be known to the next agent", || site.instance("web-1")["last_exit"] == "killed by SIGKILL");
@@ -110,7 +110,7 @@ fn after_a_reboot_everything_comes_up_again_and_no_stale_pid_is_signalled() {
     let state = site.data().join("run/web-1/state.json");
     let mut json: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(&state).expect("state")).expect("JSON");
-    json["pid"] = stranger.id().into();
+    json["child"]["pid"] = stranger.id().into();
     json["boot_id"] = "00000000-0000-0000-0000-000000000000".into();
     std::fs::write(&state, json.to_string()).expect("writable");
     site.up();

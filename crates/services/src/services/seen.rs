@@ -48,7 +48,10 @@ pub(crate) fn shim_state(state: &State, seq: u64, labels: Labels) -> ShimState {
         status_text: Some(state.status.clone()).filter(|s| !s.is_empty()),
         failures: state.failures,
         last_exit: state.last_exit.as_ref().map(exit),
-        spawn_error: state.error.as_ref().map(|e| e.text.clone()),
+        spawn_error: state.error.as_ref().map(|e| match &e.hint {
+            Some(hint) => format!("{} [{}] hint: {hint}", e.text, e.code),
+            None => format!("{} [{}]", e.text, e.code),
+        }),
         deadline: state.deadline_boot_ns.map(at),
         granted: state.granted,
         crash_looping: state.crash_looping,
