@@ -29,12 +29,13 @@ pub fn start(default: &str) {
     let parsed = wanted.as_deref().map(EnvFilter::try_new).transpose();
     let refused = parsed.as_ref().err().map(ToString::to_string);
     let filter = parsed.ok().flatten().unwrap_or_else(|| EnvFilter::new(default));
-    let started = tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_timer(Utc)
-        .try_init();
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    // A shim begins each line with the time itself.
+    let under_shim = std::env::var_os(holdfast_host::shim::MARK).is_some();
+    let started = if under_shim { lines.without_time().try_init() } else { lines.with_timer(Utc).try_init() };
     if let (Ok(()), Some(reason)) = (started, refused) {
         tracing::warn!(variable = FILTER_VARIABLE, %reason, "the log filter cannot be read; using `{default}`");
     }

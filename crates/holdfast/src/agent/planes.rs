@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use holdfast_balancer::control::Client as PlaneClient;
 use holdfast_balancer::shared::{BALANCERS_MAX, Counters, ENDPOINTS_MAX, Table};
-use holdfast_balancer::snapshot::Snapshot;
+use holdfast_balancer::snapshot::{EndpointSnapshot, Snapshot};
 use holdfast_config::{Command, Config, Kind, Log, Port, Probe, Service, Stop};
 use holdfast_host::{clock, listen, shim};
 use holdfast_policy::backoff::Backoff;
@@ -50,8 +50,23 @@ struct State {
     seq: u64,
     /// Highest seq that each connected plane has in force.
     acked: BTreeMap<u32, u64>,
+    /// Since which snapshot each instance is as it is now.
+    placed_at: BTreeMap<InstanceId, (EndpointSnapshot, u64)>,
     /// Balancer counters at the last look.
     counted: BTreeMap<Arc<str>, Counters>,
+}
+
+impl State {
+    fn note_changes(&mut self) {
+        let State { places, placed_at, seq, .. } = self;
+        placed_at.retain(|id, _| places.iter().any(|p| p.id == *id));
+        for place in places.iter() {
+            match placed_at.get_mut(&place.id) {
+                Some((known, _)) if *known == place.endpoint => {}
+                _ => drop(placed_at.insert(place.id.clone(), (place.endpoint.clone(), *seq))),
+            }
+        }
+    }
 }
 
 impl Planes {
@@ -157,6 +172,7 @@ impl Planes {
         let Some(config) = state.config.clone() else { return };
         state.seq += 1;
         let order = (state.epoch, state.seq);
+        state.note_changes();
         let snapshot = snapshot::build(&config, &self.layout, &state.places, &state.balancers, order);
         // Sent under the lock, so that a later one is never overtaken by an earlier one.
         self.latest.send_replace(Arc::new(snapshot));
@@ -266,6 +282,13 @@ impl Planes {
 
     pub(crate) fn slot_of(&self, id: &InstanceId) -> Option<u16> {
         self.state().places.iter().find(|p| p.id == *id).map(|p| p.endpoint.slot)
+    }
+
+    /// Every connected plane has taken in how this instance is now. Without any plane there is nobody to wait for.
+    pub(crate) fn is_known(&self, id: &InstanceId) -> bool {
+        let state = self.state();
+        let since = state.placed_at.get(id).map_or(0, |(_, seq)| *seq);
+        state.acked.values().all(|acked| *acked >= since)
     }
 
     pub(crate) fn beat(&self) {

@@ -42,7 +42,8 @@ impl Core {
         let seen = self.services.status();
         let in_force = self.in_force();
         let config = in_force.as_ref().map(|f| &f.config);
-        let services = seen.services.iter().filter(|(_, s)| !s.internal).map(|(name, s)| (name.to_string(), service(s, now))).collect();
+        let services = seen.services.iter().filter(|(_, s)| !s.internal);
+        let services = services.map(|(name, s)| (name.to_string(), self.service(s, now))).collect();
         let counters: BTreeMap<_, _> = self.planes.balancer_counters().into_iter().collect();
         let balancers = config.map_or_else(BTreeMap::new, |c| {
             let one = |b: &Balancer| (b.name.clone(), self.balancer(b, counters.get(b.name.as_str()).copied().unwrap_or_default(), now));
@@ -71,6 +72,21 @@ impl Core {
             },
             warnings: self.warnings(),
         }
+    }
+
+    fn service(&self, s: &ServiceStatus, now: Timestamp) -> Service {
+        let mut shown = service(s, now);
+        for (instance, seen) in shown.instances.iter_mut().zip(&s.instances) {
+            // Ready is what takes requests: not before the balancers know it.
+            if instance.state == State::Ready && !self.planes.is_known(&seen.id) {
+                instance.state = State::Running;
+                instance.reason = Some("ready; the balancers are being told".into());
+            }
+        }
+        if !s.job {
+            shown.ready = u32::try_from(shown.instances.iter().filter(|i| i.state == State::Ready).count()).unwrap_or(u32::MAX);
+        }
+        shown
     }
 
     async fn pauses(&self) -> Vec<Pause> {

@@ -42,7 +42,7 @@ pub(super) async fn run(common: &Common, options: &Options) -> Result<Exit, Fail
         None => spec::catalogue(&config),
     };
     let interrupted = watch_signals()?;
-    let runner = Runner::new(setup(common, interrupted.clone())?);
+    let runner = Runner::new(setup(common, interrupted.clone())?).on_node(config.node.name.clone());
     if options.dry_run {
         return forecast(common, &runner, &specs).await;
     }
