@@ -8,7 +8,9 @@ fn main() {
     let pages = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../docs/errors");
     println!("cargo:rerun-if-changed={}", pages.display());
     let mut files: Vec<PathBuf> = fs::read_dir(&pages)
-        .map(|entries| entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "md")).collect())
+        .map(|entries| {
+            entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "md")).collect()
+        })
         .unwrap_or_default();
     files.sort();
     let mut table = String::from("pub(crate) static PAGES: &[(&str, &str)] = &[\n");

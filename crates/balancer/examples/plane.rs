@@ -9,7 +9,9 @@ use holdfast_balancer::snapshot::Snapshot;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().collect();
-    let [_, dir, file, rest @ ..] = args.as_slice() else { return Err("plane DIR SNAPSHOT.json [THREADS [TABLE]]".into()) };
+    let [_, dir, file, rest @ ..] = args.as_slice() else {
+        return Err("plane DIR SNAPSHOT.json [THREADS [TABLE]]".into());
+    };
     let threads = rest.first().map_or(Ok(1), |n| n.parse())?;
     let snapshot = Snapshot::parse(&std::fs::read(file)?)?;
     let dir = PathBuf::from(dir);

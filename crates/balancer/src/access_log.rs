@@ -258,7 +258,8 @@ impl Output {
         for n in (1..keep.max(1)).rev() {
             let _ = fs::rename(numbered(&self.path, n as usize), numbered(&self.path, n as usize + 1));
         }
-        let moved = if keep == 0 { fs::remove_file(&self.path) } else { fs::rename(&self.path, numbered(&self.path, 1)) };
+        let moved =
+            if keep == 0 { fs::remove_file(&self.path) } else { fs::rename(&self.path, numbered(&self.path, 1)) };
         if let Err(error) = moved {
             tracing::warn!(path = %self.path.display(), %error, "access log not rotated");
         }

@@ -161,7 +161,9 @@ impl Client {
     }
 
     async fn ask(
-        &mut self, what: What, fds: &[std::os::fd::BorrowedFd<'_>],
+        &mut self,
+        what: What,
+        fds: &[std::os::fd::BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<std::os::fd::OwnedFd>), Error> {
         let name = what.name();
         let id = self.next;

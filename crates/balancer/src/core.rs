@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use holdfast_host::clock;
+use holdfast_policy::Timestamp;
 use holdfast_policy::balance::Signal;
 use holdfast_policy::rng::Rng;
-use holdfast_policy::Timestamp;
 use tokio::sync::Notify;
 
 use crate::access_log;
@@ -67,7 +67,11 @@ pub(crate) struct Common {
 
 impl Process {
     pub(crate) fn new(
-        table: Table, slot: usize, cores: usize, logs: access_log::Sink, events: std::sync::mpsc::SyncSender<Happened>,
+        table: Table,
+        slot: usize,
+        cores: usize,
+        logs: access_log::Sink,
+        events: std::sync::mpsc::SyncSender<Happened>,
     ) -> Process {
         let per_core = || (0..ENDPOINTS_MAX).map(|_| AtomicU64::new(0)).collect();
         Process {
@@ -218,7 +222,12 @@ impl Core {
     }
 
     fn tell_ejected(
-        &self, route: &Route, lane: &Lane, signal: Signal, now: Timestamp, before: &holdfast_policy::balance::Ejection,
+        &self,
+        route: &Route,
+        lane: &Lane,
+        signal: Signal,
+        now: Timestamp,
+        before: &holdfast_policy::balance::Ejection,
         until: Timestamp,
     ) {
         let reason = match signal {
@@ -234,7 +243,14 @@ impl Core {
         self.tell(lane, "in", "ejected", reason, inputs);
     }
 
-    fn tell(&self, lane: &Lane, from: &'static str, to: &'static str, reason: String, inputs: Vec<(&'static str, String)>) {
+    fn tell(
+        &self,
+        lane: &Lane,
+        from: &'static str,
+        to: &'static str,
+        reason: String,
+        inputs: Vec<(&'static str, String)>,
+    ) {
         tracing::info!(instance = %lane.instance, from, to, reason, "endpoint");
         let subject = format!("instance/{}", lane.instance);
         // A full queue means that events come faster than a disk takes them; the transition is in the log above.

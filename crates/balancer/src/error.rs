@@ -49,9 +49,13 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::File(e) => e.hint(),
-            Error::SnapshotDamaged { .. } => Some("the agent sends a whole one again; restart the agent if it does not".into()),
+            Error::SnapshotDamaged { .. } => {
+                Some("the agent sends a whole one again; restart the agent if it does not".into())
+            }
             Error::SnapshotNewer { .. } => Some("start the balancer with the program that wrote it".into()),
-            Error::SnapshotOlder { .. } => Some("an earlier agent still runs, or the clock of its store went back".into()),
+            Error::SnapshotOlder { .. } => {
+                Some("an earlier agent still runs, or the clock of its store went back".into())
+            }
             Error::SlotsTaken { .. } => Some("run at most 8 balancer processes on a node".into()),
             Error::Control { .. } => Some("see whether the balancer runs: holdfast status".into()),
             _ => None,

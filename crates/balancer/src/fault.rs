@@ -58,7 +58,14 @@ mod tests {
     #[test]
     fn it_vanishes_by_itself_and_never_lasts_longer_than_allowed() {
         let now = Timestamp::from_millis(1_000);
-        let fault = Fault { id: "f".into(), balancer: "b".into(), instance: None, kind: Kind::Reset, share: 7.0, until_boot_ns: u64::MAX };
+        let fault = Fault {
+            id: "f".into(),
+            balancer: "b".into(),
+            instance: None,
+            kind: Kind::Reset,
+            share: 7.0,
+            until_boot_ns: u64::MAX,
+        };
         let fault = fault.bounded(now);
         assert_eq!(fault.share, 1.0);
         assert!(fault.hits("b", "web-1", now) && !fault.hits("c", "web-1", now));

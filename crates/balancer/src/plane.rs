@@ -108,10 +108,13 @@ impl Plane {
         let slot = table.take_slot()?;
         let mut listeners = Vec::new();
         listeners.append(&mut options.listeners);
-        listeners.extend(inherit::listeners().map_err(|e| Error::Listener { name: "LISTEN_FDS".into(), because: e.to_string() })?);
+        listeners.extend(
+            inherit::listeners().map_err(|e| Error::Listener { name: "LISTEN_FDS".into(), because: e.to_string() })?,
+        );
         let listeners = by_address(listeners)?;
         let threads = options.threads.unwrap_or_else(|| default_threads(&listeners)).max(1);
-        let logs = access_log::Sink::start(slot.index + 1).map_err(|source| Error::Start { what: "the log writer", source })?;
+        let logs = access_log::Sink::start(slot.index + 1)
+            .map_err(|source| Error::Start { what: "the log writer", source })?;
         let events = events::start(&options.dir, &options.node, &options.source)
             .map_err(|source| Error::Start { what: "the event writer", source })?;
         let process = Arc::new(Process::new(table, slot.index, threads, logs, events));
@@ -207,7 +210,9 @@ impl Plane {
                 for (_, socket) in of_core {
                     match socket.try_clone() {
                         Ok(clone) => mine.push((*addr, clone)),
-                        Err(error) => tracing::error!(%addr, %error, "a listening socket is not served by this process"),
+                        Err(error) => {
+                            tracing::error!(%addr, %error, "a listening socket is not served by this process")
+                        }
                     }
                 }
             }
@@ -254,7 +259,10 @@ impl Plane {
         let listening: Vec<SocketAddr> = self.listeners.keys().copied().collect();
         let snapshot = self.snapshot.as_ref();
         let balancers = snapshot.map_or_else(Vec::new, |s| {
-            s.balancers.iter().map(|b| worker::gather(b, &parts, &self.commons, &self.process.table, &listening, now)).collect()
+            s.balancers
+                .iter()
+                .map(|b| worker::gather(b, &parts, &self.commons, &self.process.table, &listening, now))
+                .collect()
         });
         Stats {
             version: crate::stats::VERSION,
@@ -315,10 +323,10 @@ impl Drop for Plane {
 fn by_address(sockets: Vec<TcpListener>) -> Result<BTreeMap<SocketAddr, Vec<TcpListener>>, Error> {
     let mut all: BTreeMap<SocketAddr, Vec<TcpListener>> = BTreeMap::new();
     for socket in sockets {
-        let addr = socket.local_addr().map_err(|e| Error::Listener { name: "without address".into(), because: e.to_string() })?;
-        socket
-            .set_nonblocking(true)
-            .map_err(|e| Error::Listener { name: addr.to_string(), because: e.to_string() })?;
+        let addr = socket
+            .local_addr()
+            .map_err(|e| Error::Listener { name: "without address".into(), because: e.to_string() })?;
+        socket.set_nonblocking(true).map_err(|e| Error::Listener { name: addr.to_string(), because: e.to_string() })?;
         all.entry(addr).or_default().push(socket);
     }
     Ok(all)

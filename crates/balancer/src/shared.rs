@@ -166,7 +166,8 @@ impl Table {
 
     /// Since when the oldest request waits for its first byte, over all processes.
     pub fn waiting_since(&self, slot: u16) -> Option<Timestamp> {
-        let oldest = self.processes().map(|p| self.of_process(slot, p, P_WAITING).load(Relaxed)).filter(|t| *t > 0).min();
+        let oldest =
+            self.processes().map(|p| self.of_process(slot, p, P_WAITING).load(Relaxed)).filter(|t| *t > 0).min();
         oldest.map(Timestamp::from_nanos)
     }
 
@@ -271,7 +272,8 @@ mod tests {
     #[test]
     fn an_ejection_is_seen_through_another_mapping_and_ends_with_its_incarnation() {
         let dir = tempfile::tempdir().unwrap();
-        let (a, b) = (Table::open(&dir.path().join("shared")).unwrap(), Table::open(&dir.path().join("shared")).unwrap());
+        let (a, b) =
+            (Table::open(&dir.path().join("shared")).unwrap(), Table::open(&dir.path().join("shared")).unwrap());
         a.claim_endpoint(3, "web-1", Incarnation { generation: 1, run: 1 });
         let before = a.ejection(3);
         let mut after = before;

@@ -46,7 +46,9 @@ impl Error {
             Error::Changed { .. } | Error::Contended { .. } => "HF0413",
             Error::NoPort { .. } => "HF0414",
             Error::Record { .. } => "HF0415",
-            Error::EmptyKey | Error::DuplicateKey { .. } | Error::TooManyOps { .. } | Error::TooLarge { .. } => "HF0416",
+            Error::EmptyKey | Error::DuplicateKey { .. } | Error::TooManyOps { .. } | Error::TooLarge { .. } => {
+                "HF0416"
+            }
         }
     }
 

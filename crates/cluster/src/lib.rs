@@ -20,7 +20,9 @@ use std::time::Duration;
 pub use embedded::Embedded;
 pub use error::Error;
 use holdfast_policy::Timestamp;
-pub use types::{Change, Event, Guard, KeyValue, LeaseId, LeaseInfo, Listing, Op, Order, Outcome, Response, Txn, Watch};
+pub use types::{
+    Change, Event, Guard, KeyValue, LeaseId, LeaseInfo, Listing, Op, Order, Outcome, Response, Txn, Watch,
+};
 
 pub type Result<T> = std::result::Result<T, Error>;
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;

@@ -46,7 +46,9 @@ impl Records {
     pub async fn set_scale(&self, service: &str, replicas: Option<u32>) -> Result<()> {
         let key = format!("{SCALE}{service}");
         let op = match replicas {
-            Some(replicas) => Op::put(&key, codec::encode(&key, &codec::Number { version: 1, value: replicas.into() })?),
+            Some(replicas) => {
+                Op::put(&key, codec::encode(&key, &codec::Number { version: 1, value: replicas.into() })?)
+            }
             None => Op::delete(key),
         };
         self.store.txn(Txn::always([op])).await.map(drop)

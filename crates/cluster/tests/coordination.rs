@@ -101,7 +101,8 @@ async fn a_restarted_agent_takes_over_from_its_dead_self_at_once() {
     drop(dead);
     let mut again = campaign(&store, "n1", "b");
     again.own_node_is_dead = true;
-    let held = tokio::time::timeout(Duration::from_secs(5), again.win()).await.expect("without waiting a minute").unwrap();
+    let held =
+        tokio::time::timeout(Duration::from_secs(5), again.win()).await.expect("without waiting a minute").unwrap();
     assert!(held.token() > token);
     let mut stranger = campaign(&store, "n2", "c");
     stranger.own_node_is_dead = true;
@@ -268,7 +269,9 @@ async fn ports_belong_to_one_instance_and_stay() {
     let askers: Vec<_> = (1..=4)
         .map(|n| {
             let records = records.clone();
-            tokio::spawn(async move { records.assign_port(&format!("web-{n}"), 20_000..=20_003, 0, any).await.unwrap() })
+            tokio::spawn(
+                async move { records.assign_port(&format!("web-{n}"), 20_000..=20_003, 0, any).await.unwrap() },
+            )
         })
         .collect();
     let mut got = Vec::new();
@@ -280,10 +283,18 @@ async fn ports_belong_to_one_instance_and_stay() {
     let full = records.assign_port("web-5", 20_000..=20_003, 0, any).await;
     assert_eq!(full.unwrap_err().code(), "HF0414");
     let kept = records.ports().await.unwrap()["web-3"];
-    assert_eq!(records.assign_port("web-3", 20_000..=20_003, 0, |_| false).await.unwrap(), kept, "its own is not asked about");
+    assert_eq!(
+        records.assign_port("web-3", 20_000..=20_003, 0, |_| false).await.unwrap(),
+        kept,
+        "its own is not asked about"
+    );
     records.release_port("web-3").await.unwrap();
     assert_eq!(records.assign_port("web-5", 20_000..=20_003, 0, any).await.unwrap(), kept);
-    assert_eq!(records.assign_port("web-5", 21_000..=21_010, 0, |p| p > 21_004).await.unwrap(), 21_005, "the range moved");
+    assert_eq!(
+        records.assign_port("web-5", 21_000..=21_010, 0, |p| p > 21_004).await.unwrap(),
+        21_005,
+        "the range moved"
+    );
 }
 
 #[tokio::test]

@@ -59,7 +59,8 @@ async fn main() -> std::io::Result<()> {
 
 async fn serve(stream: tokio::net::TcpStream, mut stopped: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
-    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
+    let connection =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
@@ -94,7 +95,8 @@ fn health() -> Response<Full<Bytes>> {
 
 /// 1 KiB that only this path gives: a mixed-up or cut answer cannot pass for it.
 fn body_of(path: &str) -> Bytes {
-    let mut state = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let mut state =
+        path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let mut body = Vec::with_capacity(1024);
     while body.len() < 1024 {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

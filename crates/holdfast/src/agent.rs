@@ -5,6 +5,7 @@ pub(crate) mod launch;
 pub(crate) mod plane;
 mod planes;
 mod report;
+mod rings;
 mod server;
 mod snapshot;
 mod story;
@@ -111,7 +112,8 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
         data_dir: layout.data_dir.clone(),
         node: node.clone(),
         zone: None,
-        exe: std::env::current_exe().map_err(|e| Failure::new("HF0311", "cannot find the running binary").because(e))?,
+        exe: std::env::current_exe()
+            .map_err(|e| Failure::new("HF0311", "cannot find the running binary").because(e))?,
         ports: core::ports(&records).await,
         store: Arc::new(store.clone()),
         journal: Some(journal.clone()),
@@ -130,7 +132,9 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
 
 fn state_failure(layout: &Layout, error: &holdfast_cluster::Error) -> Failure {
     let path = layout.data_dir.join("coord.db");
-    let failure = Failure::new(error.code(), format!("cannot use the state in {}", path.display())).because_of(error).exit(Exit::Refused);
+    let failure = Failure::new(error.code(), format!("cannot use the state in {}", path.display()))
+        .because_of(error)
+        .exit(Exit::Refused);
     match error.hint() {
         Some(hint) => failure.hint(hint),
         None => failure.hint("what runs goes on running; holdfast explain tells what can be done"),
@@ -143,7 +147,9 @@ fn own_life(layout: &Layout) -> String {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     match std::env::var("HOLDFAST_INCARNATION") {
         Ok(life) => life,
-        Err(_) => state.filter(|s| s.child.is_some_and(|c| c.pid == own)).map_or_else(|| "0.1".into(), |s| s.incarnation.to_string()),
+        Err(_) => state
+            .filter(|s| s.child.is_some_and(|c| c.pid == own))
+            .map_or_else(|| "0.1".into(), |s| s.incarnation.to_string()),
     }
 }
 

@@ -125,9 +125,7 @@ enum Command {
         reason: String,
     },
     /// End a pause
-    Resume {
-        name: Option<String>,
-    },
+    Resume { name: Option<String> },
     /// What happened and how long recovery took
     Incidents(incidents::Options),
     /// Inject faults on purpose and measure detection, recovery and failed requests
@@ -209,12 +207,15 @@ fn block_on(future: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit,
 /// Durations as the file spells them.
 pub(crate) fn duration(text: &str) -> Result<Duration, Failure> {
     holdfast_config::quantity::parse_duration(text).ok_or_else(|| {
-        Failure::new("HF0702", format!("`{text}` is not a duration")).hint("for example 500ms, 30s, 1h30m").exit(Exit::Usage)
+        Failure::new("HF0702", format!("`{text}` is not a duration"))
+            .hint("for example 500ms, 30s, 1h30m")
+            .exit(Exit::Usage)
     })
 }
 
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::new("HF0703", "cannot encode the answer").because(e))?;
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Failure::new("HF0703", "cannot encode the answer").because(e))?;
     print_text(&format!("{text}\n"));
     Ok(())
 }

@@ -36,7 +36,8 @@ impl Client {
     }
 
     pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
-        let body = serde_json::to_vec(body).map_err(|e| Failure::new("HF0306", "cannot encode the request").because(e))?;
+        let body =
+            serde_json::to_vec(body).map_err(|e| Failure::new("HF0306", "cannot encode the request").because(e))?;
         self.call(Method::POST, path, body.into()).await
     }
 
@@ -48,29 +49,38 @@ impl Client {
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Failure> {
         let (status, body) = self.exchange(method, path, body).await?;
         if status.is_success() {
-            return serde_json::from_slice(&body)
-                .map_err(|e| Failure::new("HF0306", format!("the agent's answer to {path} cannot be read")).because(e));
+            return serde_json::from_slice(&body).map_err(|e| {
+                Failure::new("HF0306", format!("the agent's answer to {path} cannot be read")).because(e)
+            });
         }
         Err(serde_json::from_slice::<Failure>(&body).unwrap_or_else(|_| {
-            Failure::new("HF0306", format!("the agent answered {status} to {path}")).because(String::from_utf8_lossy(&body))
+            Failure::new("HF0306", format!("the agent answered {status} to {path}"))
+                .because(String::from_utf8_lossy(&body))
         }))
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), Failure> {
         match timeout(ANSWER_TIME, self.try_exchange(method, path, body)).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::new("HF0307", format!("the agent did not answer {path} within {}s", ANSWER_TIME.as_secs()))
-                .hint("its log tells more: holdfast logs _agent")
-                .exit(Exit::Unhealthy)),
+            Err(_) => Err(Failure::new(
+                "HF0307",
+                format!("the agent did not answer {path} within {}s", ANSWER_TIME.as_secs()),
+            )
+            .hint("its log tells more: holdfast logs _agent")
+            .exit(Exit::Unhealthy)),
         }
     }
 
     async fn try_exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), Failure> {
         let stream = self.connect().await.map_err(|e| self.nobody(e))?;
         let broken = |e: hyper::Error| {
-            Failure::new("HF0306", "the connection to the agent broke").because(e).hint("holdfast status").exit(Exit::Unhealthy)
+            Failure::new("HF0306", "the connection to the agent broke")
+                .because(e)
+                .hint("holdfast status")
+                .exit(Exit::Unhealthy)
         };
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)

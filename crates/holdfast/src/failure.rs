@@ -56,7 +56,14 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: &str, what: impl Into<String>) -> Self {
-        Failure { code: code.into(), what: what.into(), because: Vec::new(), hint: None, exit: Exit::Failed, shown: false }
+        Failure {
+            code: code.into(),
+            what: what.into(),
+            because: Vec::new(),
+            hint: None,
+            exit: Exit::Failed,
+            shown: false,
+        }
     }
 
     pub(crate) fn because(mut self, cause: impl Display) -> Self {

@@ -61,8 +61,10 @@ impl Layout {
         let path = self.data_dir.join("format");
         let found = match std::fs::read_to_string(&path) {
             Ok(text) => text.trim().parse::<u32>().map_err(|_| {
-                Failure::new("HF0305", format!("{} does not hold a format number", path.display()))
-                    .hint(format!("if nothing runs from this directory, move it away: mv {0} {0}.broken", dir_name(&self.data_dir)))
+                Failure::new("HF0305", format!("{} does not hold a format number", path.display())).hint(format!(
+                    "if nothing runs from this directory, move it away: mv {0} {0}.broken",
+                    dir_name(&self.data_dir)
+                ))
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return self.write_format(&path),
             Err(error) => return Err(Failure::new("HF0304", format!("cannot read {}", path.display())).because(error)),
@@ -70,7 +72,10 @@ impl Layout {
         if found > FORMAT {
             return Err(Failure::new(
                 "HF0302",
-                format!("{} was written by a newer holdfast (format {found}, this one knows {FORMAT})", dir_name(&self.data_dir)),
+                format!(
+                    "{} was written by a newer holdfast (format {found}, this one knows {FORMAT})",
+                    dir_name(&self.data_dir)
+                ),
             )
             .hint("run the newer binary, or choose another directory with --data-dir DIR")
             .exit(Exit::Refused));

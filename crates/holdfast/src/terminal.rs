@@ -55,7 +55,9 @@ impl Style {
 
 /// <https://no-color.org>, and no escape codes into a pipe.
 fn colour_allowed(terminal: bool) -> bool {
-    terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && std::env::var_os("TERM").is_none_or(|t| t != "dumb")
+    terminal
+        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+        && std::env::var_os("TERM").is_none_or(|t| t != "dumb")
 }
 
 pub(crate) fn width() -> usize {
@@ -121,8 +123,9 @@ pub(crate) fn human(duration: Duration) -> String {
 /// Plain columns padded to the widest cell; the last one is cut to the terminal's width.
 pub(crate) fn table(rows: &[Vec<String>], width: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> =
-        (0..columns).map(|c| rows.iter().filter_map(|r| r.get(c)).map(|cell| visible(cell)).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns)
+        .map(|c| rows.iter().filter_map(|r| r.get(c)).map(|cell| visible(cell)).max().unwrap_or(0))
+        .collect();
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
@@ -175,7 +178,14 @@ mod tests {
 
     #[test]
     fn durations_read_well() {
-        let cases = [(12, "12ms"), (1_500, "1.5s"), (59_000, "59s"), (65_000, "1m05s"), (7_800_000, "2h10m"), (90_000_000, "1d1h")];
+        let cases = [
+            (12, "12ms"),
+            (1_500, "1.5s"),
+            (59_000, "59s"),
+            (65_000, "1m05s"),
+            (7_800_000, "2h10m"),
+            (90_000_000, "1d1h"),
+        ];
         for (ms, want) in cases {
             assert_eq!(human(Duration::from_millis(ms)), want);
         }

@@ -56,9 +56,8 @@ fn window(
 ) -> rusqlite::Result<Window> {
     let from = now_minute.saturating_sub(minutes);
     let tally = sum(db, service, from, now_minute)?;
-    let oldest: Option<i64> = db
-        .prepare_cached("SELECT min(minute) FROM minutes WHERE service = ?1")?
-        .query_row([service], |r| r.get(0))?;
+    let oldest: Option<i64> =
+        db.prepare_cached("SELECT min(minute) FROM minutes WHERE service = ?1")?.query_row([service], |r| r.get(0))?;
     // The present minute is not complete, so it is not expected.
     let known_minutes = oldest.map_or(0, |oldest| now_minute.saturating_sub(oldest as u64));
     let judged = availability::judge(&tally, minutes * 60, known_minutes * 60, balanced, target);

@@ -23,7 +23,8 @@ pub fn near(code: &str) -> Vec<&'static str> {
         let different = code.bytes().zip(wanted.bytes()).filter(|(a, b)| a != b).count() as i64;
         ((different - 1).max(0), (number(code) - number(&wanted)).abs())
     };
-    let mut codes: Vec<&'static str> = pages::PAGES.iter().map(|(code, _)| *code).filter(|c| c.len() == wanted.len()).collect();
+    let mut codes: Vec<&'static str> =
+        pages::PAGES.iter().map(|(code, _)| *code).filter(|c| c.len() == wanted.len()).collect();
     codes.sort_by_key(|code| distance(code));
     codes.truncate(3);
     codes

@@ -252,7 +252,8 @@ mod tests {
 
     #[test]
     fn a_record_keeps_what_the_machine_needs_after_a_restart() {
-        let seen = sightings(&event("instance/web-1", "ready", "exited"), &BTreeMap::from([("web".into(), 3)])).remove(0);
+        let seen =
+            sightings(&event("instance/web-1", "ready", "exited"), &BTreeMap::from([("web".into(), 3)])).remove(0);
         assert_eq!(seen.service, Some(("web".into(), 3)));
         let mut machine = holdfast_policy::incident::Incidents::default();
         let incident = machine.handle(&seen).remove(0);

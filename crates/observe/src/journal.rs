@@ -64,7 +64,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Store(e) => e.hint(),
-            Error::Discarded { .. } => Some("services go on; mend the cause and restart the agent to have a journal again".into()),
+            Error::Discarded { .. } => {
+                Some("services go on; mend the cause and restart the agent to have a journal again".into())
+            }
             Error::Busy { .. } => None,
         }
     }
@@ -100,8 +102,15 @@ pub(crate) enum Message {
     Event(Box<Event>),
     Batch(Vec<Event>, oneshot::Sender<()>),
     /// Requests that failed at the balancer in front of a service.
-    Failed { service: String, requests: u64 },
-    Minute { service: String, minute: u64, tally: Tally },
+    Failed {
+        service: String,
+        requests: u64,
+    },
+    Minute {
+        service: String,
+        minute: u64,
+        tally: Tally,
+    },
     Services(BTreeMap<String, u32>),
     Flush(oneshot::Sender<()>),
     Close,

@@ -237,7 +237,9 @@ mod tests {
             restarts: 2,
             ..Instance::default()
         };
-        status.services.insert("web".into(), Service { desired: 3, ready: 3, instances: vec![instance], ..Service::default() });
+        status
+            .services
+            .insert("web".into(), Service { desired: 3, ready: 3, instances: vec![instance], ..Service::default() });
         let endpoint = EndpointStatus { instance: "web-1".into(), state: "ready".into(), ..EndpointStatus::default() };
         let balancer = Balancer { listen: "127.0.0.1:8080".into(), endpoints: vec![endpoint], ..Balancer::default() };
         status.balancers.insert("public".into(), balancer);

@@ -529,7 +529,10 @@ mod tests {
             assert_eq!(refined.len(), 1);
             let first = &refined[0];
             assert_eq!(first.detected.until(first.ready.as_ref().unwrap()).as_millis(), recovered);
-            assert_eq!(feed.see(start + 15, "web-1", Stage::Acted, "started")[0].acted.as_ref().unwrap().wall_ms, start + 15);
+            assert_eq!(
+                feed.see(start + 15, "web-1", Stage::Acted, "started")[0].acted.as_ref().unwrap().wall_ms,
+                start + 15
+            );
         }
         assert_eq!(feed.machine.open().count(), 0);
         let next = feed.see(6000, "web-1", Stage::Detected, "exited");
@@ -541,7 +544,10 @@ mod tests {
         let mut feed = Feed::new();
         feed.see(9000, "web-1", Stage::Ready, "adopted");
         let told = feed.see(4000, "web-1", Stage::Detected, "killed while the agent was away").remove(0);
-        assert_eq!((told.outcome, told.detected.until(told.ready.as_ref().unwrap()).as_secs()), (Outcome::Recovered, 5));
+        assert_eq!(
+            (told.outcome, told.detected.until(told.ready.as_ref().unwrap()).as_secs()),
+            (Outcome::Recovered, 5)
+        );
         assert_eq!(feed.machine.open().count(), 0);
     }
 

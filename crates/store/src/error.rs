@@ -57,15 +57,23 @@ impl Error {
 
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Open { .. } | Error::Migrate { .. } => Some("check the owner and the rights of the data directory".into()),
+            Error::Open { .. } | Error::Migrate { .. } => {
+                Some("check the owner and the rights of the data directory".into())
+            }
             Error::Newer { .. } => Some("run the holdfast that wrote it, or a later one; nothing was changed".into()),
             Error::Corrupt { path, .. } => Some(format!(
                 "the file was left as it is; move it away (mv {0} {0}.damaged) and start again, running services are found again",
                 path.display()
             )),
-            Error::Full { .. } => Some("free some space; writing goes on by itself, running services are not touched".into()),
-            Error::Failed { .. } => Some("look for disk errors (dmesg), then restart the agent; services go on running".into()),
-            Error::QueueFull { .. } | Error::ReadersBusy { .. } => Some("the disk is too slow or saturated; holdfast doctor measures it".into()),
+            Error::Full { .. } => {
+                Some("free some space; writing goes on by itself, running services are not touched".into())
+            }
+            Error::Failed { .. } => {
+                Some("look for disk errors (dmesg), then restart the agent; services go on running".into())
+            }
+            Error::QueueFull { .. } | Error::ReadersBusy { .. } => {
+                Some("the disk is too slow or saturated; holdfast doctor measures it".into())
+            }
             _ => None,
         }
     }

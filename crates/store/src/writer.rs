@@ -16,7 +16,6 @@ use crate::{Error, Options, Result};
 /// Commits after which a checkpoint is made even when operations keep coming.
 const CHECKPOINT_COMMITS: u32 = 1000;
 
-
 #[derive(Clone)]
 pub(crate) struct Handle {
     queue: mpsc::Sender<Message>,
@@ -358,7 +357,9 @@ impl Writer {
         match result {
             Ok(()) => {}
             // What is in the WAL stays valid; a later checkpoint copies it.
-            Err(e) if verdict(&e) != Verdict::Fatal => tracing::debug!(path = %self.path.display(), error = %e, "no checkpoint now"),
+            Err(e) if verdict(&e) != Verdict::Fatal => {
+                tracing::debug!(path = %self.path.display(), error = %e, "no checkpoint now")
+            }
             Err(e) => self.fail(e, Vec::new()),
         }
     }

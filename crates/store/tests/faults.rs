@@ -59,8 +59,9 @@ async fn concurrent_writers_share_commits_and_read_what_they_wrote() {
             let store = store.clone();
             tokio::spawn(async move {
                 store.write(insert(id)).await.unwrap();
-                let found = store
-                    .read(move |c| Ok(c.query_row("SELECT count(*) FROM t WHERE id = ?1", [id], |r| r.get::<_, i64>(0))?));
+                let found = store.read(move |c| {
+                    Ok(c.query_row("SELECT count(*) FROM t WHERE id = ?1", [id], |r| r.get::<_, i64>(0))?)
+                });
                 assert_eq!(found.await.unwrap(), 1);
             })
         })
@@ -231,7 +232,11 @@ fn a_damaged_file_is_named_and_left_alone() {
     let path = dir.path().join("a.db");
     let store = open(&path);
     for id in 0..500 {
-        store.write_blocking(move |c| Ok(c.execute("INSERT INTO t(id, v) VALUES (?1, zeroblob(200))", [id]).map(drop)?)).unwrap();
+        store
+            .write_blocking(move |c| {
+                Ok(c.execute("INSERT INTO t(id, v) VALUES (?1, zeroblob(200))", [id]).map(drop)?)
+            })
+            .unwrap();
     }
     store.close();
     let sound = std::fs::read(&path).unwrap();
@@ -296,7 +301,8 @@ fn the_wal_is_cut_back_and_an_old_read_does_not_stop_that() {
     let (mut id, mut grew) = (1i64, false);
     while !old.is_finished() || !grew || size() > 2 << 20 {
         assert!(Instant::now() < deadline, "WAL at {} bytes, reader done: {}", size(), old.is_finished());
-        let op = move |c: &Connection| Ok(c.execute("INSERT INTO t(id, v) VALUES (?1, zeroblob(50000))", [id]).map(drop)?);
+        let op =
+            move |c: &Connection| Ok(c.execute("INSERT INTO t(id, v) VALUES (?1, zeroblob(50000))", [id]).map(drop)?);
         store.write_blocking(op).unwrap();
         grew |= size() > 1 << 20;
         id += 1;
@@ -313,7 +319,8 @@ impl Small {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_path_buf();
         let size = format!("size={bytes}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&path).stderr(Stdio::null()).status();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&path).stderr(Stdio::null()).status();
         mounted.is_ok_and(|s| s.success()).then_some(Small(path, dir))
     }
 }
@@ -336,7 +343,9 @@ fn a_full_disk_fails_operations_loses_nothing_and_passes() {
     assert!(disk.0.join("a.db.reserve").exists());
     let hog = disk.0.join("hog");
     fill(&hog);
-    let big = |id: i64| move |c: &Connection| Ok(c.execute("INSERT INTO t(id, v) VALUES (?1, zeroblob(3000000))", [id]).map(drop)?);
+    let big = |id: i64| {
+        move |c: &Connection| Ok(c.execute("INSERT INTO t(id, v) VALUES (?1, zeroblob(3000000))", [id]).map(drop)?)
+    };
     let full = store.write_blocking(big(1)).unwrap_err();
     assert!(full.is_full(), "{full}");
     assert!(!disk.0.join("a.db.reserve").exists(), "given up");
@@ -347,7 +356,8 @@ fn a_full_disk_fails_operations_loses_nothing_and_passes() {
     let mut last = 20;
     while last < 5000 {
         let id = last;
-        let op = move |c: &Connection| Ok(c.execute("INSERT INTO t(id, v) VALUES (?1, zeroblob(8000))", [id]).map(drop)?);
+        let op =
+            move |c: &Connection| Ok(c.execute("INSERT INTO t(id, v) VALUES (?1, zeroblob(8000))", [id]).map(drop)?);
         match store.write_blocking(op) {
             Ok(()) => last += 1,
             Err(e) => {

@@ -119,12 +119,15 @@ async fn perform(plane: &mut Plane, what: What, fds: Vec<OwnedFd>) -> Result<(Re
     let done = |()| (Reply::Done, Vec::new());
     match what {
         What::Snapshot => {
-            let fd = fds.into_iter().next().ok_or(Error::SnapshotDamaged { because: "no memory came with it".into() })?;
-            let bytes = memfd::read(fd, SIZE_BYTES_MAX).map_err(|e| Error::SnapshotDamaged { because: e.to_string() })?;
+            let fd =
+                fds.into_iter().next().ok_or(Error::SnapshotDamaged { because: "no memory came with it".into() })?;
+            let bytes =
+                memfd::read(fd, SIZE_BYTES_MAX).map_err(|e| Error::SnapshotDamaged { because: e.to_string() })?;
             plane.apply(&bytes).await.map(|applied| (Reply::Applied(applied), Vec::new()))
         }
         What::Listeners => {
-            let wrap = |e: io::Error| Error::Listener { name: "from the control socket".into(), because: e.to_string() };
+            let wrap =
+                |e: io::Error| Error::Listener { name: "from the control socket".into(), because: e.to_string() };
             let sockets = fds.into_iter().map(listen::from_fd).collect::<io::Result<Vec<_>>>().map_err(wrap)?;
             plane.add_listeners(sockets).await.map(done)
         }
@@ -135,7 +138,8 @@ async fn perform(plane: &mut Plane, what: What, fds: Vec<OwnedFd>) -> Result<(Re
         }
         What::Stats => {
             let bytes = serde_json::to_vec(&plane.stats().await).expect("statistics have string keys only");
-            let fd = memfd::create("holdfast-stats", &bytes).map_err(|source| Error::Start { what: "an answer", source })?;
+            let fd =
+                memfd::create("holdfast-stats", &bytes).map_err(|source| Error::Start { what: "an answer", source })?;
             Ok((Reply::Done, vec![fd]))
         }
         What::Drain => {

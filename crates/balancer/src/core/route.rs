@@ -84,7 +84,11 @@ pub(crate) struct Memory {
 
 impl Route {
     pub(crate) fn new(
-        b: &BalancerSnapshot, processes: u16, common: Arc<Common>, before: Option<&Route>, core: &Core,
+        b: &BalancerSnapshot,
+        processes: u16,
+        common: Arc<Common>,
+        before: Option<&Route>,
+        core: &Core,
     ) -> Route {
         let ms = Duration::from_millis;
         let t = &b.timeouts;
@@ -181,7 +185,8 @@ impl Route {
 
 impl Lane {
     fn new(e: &EndpointSnapshot, before: Option<&Route>) -> Lane {
-        let same = |l: &&Lane| l.instance == e.instance && l.memory.incarnation == e.incarnation && l.memory.addr == e.addr;
+        let same =
+            |l: &&Lane| l.instance == e.instance && l.memory.incarnation == e.incarnation && l.memory.addr == e.addr;
         let kept = before.and_then(|r| r.lanes.iter().find(same)).map(|l| l.memory.clone());
         let fresh = || {
             Rc::new(Memory {

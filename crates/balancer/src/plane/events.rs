@@ -33,7 +33,8 @@ pub(super) fn start(dir: &Path, node: &str, source: &str) -> io::Result<SyncSend
 impl Writer {
     fn run(mut self, happened: &Receiver<Happened>) {
         for h in happened {
-            let mut event = Event::now(&self.node, &self.source, std::process::id(), &h.subject).change(h.from, h.to, h.reason);
+            let mut event =
+                Event::now(&self.node, &self.source, std::process::id(), &h.subject).change(h.from, h.to, h.reason);
             for (name, value) in h.inputs {
                 event = event.with(name, value);
             }

@@ -191,7 +191,11 @@ fn parts(core: &Core) -> Vec<Part> {
 
 /// One balancer over all cores.
 pub(super) fn gather(
-    b: &BalancerSnapshot, parts: &[Part], commons: &HashMap<String, Arc<Common>>, table: &Table, listening: &[SocketAddr],
+    b: &BalancerSnapshot,
+    parts: &[Part],
+    commons: &HashMap<String, Arc<Common>>,
+    table: &Table,
+    listening: &[SocketAddr],
     now: Timestamp,
 ) -> stats::Balancer {
     let common = commons.get(&b.name);
@@ -211,7 +215,10 @@ pub(super) fn gather(
 }
 
 fn endpoint<'a>(
-    e: &crate::snapshot::EndpointSnapshot, parts: impl Iterator<Item = &'a Part>, table: &Table, now: Timestamp,
+    e: &crate::snapshot::EndpointSnapshot,
+    parts: impl Iterator<Item = &'a Part>,
+    table: &Table,
+    now: Timestamp,
 ) -> stats::Endpoint {
     let (mut totals, mut histogram) = (Totals::default(), Histogram::default());
     let (mut ewma_us, mut idle) = (0, 0);

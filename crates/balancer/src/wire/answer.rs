@@ -16,7 +16,9 @@ pub(crate) enum Refusal {
     /// The endpoint could not be reached or closed before it answered.
     BadGateway,
     GatewayTimeout,
-    NotReady { retry_after_s: u32 },
+    NotReady {
+        retry_after_s: u32,
+    },
     /// Connections or requests in flight are at their limit.
     Full,
     /// The balancer was removed from the configuration.
@@ -62,7 +64,9 @@ impl Refusal {
 
     pub(crate) fn code(self) -> &'static str {
         match self {
-            Refusal::Malformed(_) | Refusal::Version | Refusal::Method | Refusal::Encoding | Refusal::Expectation => "HF0520",
+            Refusal::Malformed(_) | Refusal::Version | Refusal::Method | Refusal::Encoding | Refusal::Expectation => {
+                "HF0520"
+            }
             Refusal::HeadTooLarge | Refusal::BodyTooLarge => "HF0521",
             Refusal::HeadTimeout => "HF0522",
             Refusal::BadGateway => "HF0523",
@@ -96,7 +100,12 @@ impl Refusal {
     pub(crate) fn write(self, out: &mut Vec<u8>, keep_alive: bool, minor: u8, head_only: bool) {
         let (code, text) = (self.code(), self.text());
         let length = code.len() + text.len() + 3;
-        let written = write!(out, "HTTP/1.1 {} {}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n", self.status(), self.reason());
+        let written = write!(
+            out,
+            "HTTP/1.1 {} {}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n",
+            self.status(),
+            self.reason()
+        );
         debug_assert!(written.is_ok());
         if let Some(seconds) = self.retry_after_s() {
             let _ = write!(out, "Retry-After: {seconds}\r\n");

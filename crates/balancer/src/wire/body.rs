@@ -11,8 +11,16 @@ const TRAILER_BYTES_MAX: u32 = 8 << 10;
 
 /// Trailer fields that would change framing, routing or trust (RFC 9110 section 6.5.1).
 const FORBIDDEN: [&[u8]; 10] = [
-    b"transfer-encoding", b"content-length", b"host", b"connection", b"trailer", b"te", b"upgrade", b"authorization",
-    b"content-encoding", b"content-type",
+    b"transfer-encoding",
+    b"content-length",
+    b"host",
+    b"connection",
+    b"trailer",
+    b"te",
+    b"upgrade",
+    b"authorization",
+    b"content-encoding",
+    b"content-type",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,9 +220,24 @@ mod tests {
     #[test]
     fn what_two_readers_could_understand_differently_is_refused() {
         for text in [
-            &b"5\nhello\r\n"[..], b"\r\n", b" 5\r\n", b"5 \r\nhello", b"0x5\r\n", b"+5\r\n", b"5\r\nhelloX", b"5\r\nhello\nX",
-            b"5;a\nb\r\n", b"fffffffffffffffff\r\n", b"0\r\nContent-Length: 5\r\n\r\n", b"0\r\nTransfer-Encoding: x\r\n\r\n",
-            b"0\r\nA : b\r\n\r\n", b"0\r\n A: b\r\n\r\n", b"0\r\nA: b\n\r\n", b"0\r\n\n", b"-1\r\n", b"5;\x00\r\n",
+            &b"5\nhello\r\n"[..],
+            b"\r\n",
+            b" 5\r\n",
+            b"5 \r\nhello",
+            b"0x5\r\n",
+            b"+5\r\n",
+            b"5\r\nhelloX",
+            b"5\r\nhello\nX",
+            b"5;a\nb\r\n",
+            b"fffffffffffffffff\r\n",
+            b"0\r\nContent-Length: 5\r\n\r\n",
+            b"0\r\nTransfer-Encoding: x\r\n\r\n",
+            b"0\r\nA : b\r\n\r\n",
+            b"0\r\n A: b\r\n\r\n",
+            b"0\r\nA: b\n\r\n",
+            b"0\r\n\n",
+            b"-1\r\n",
+            b"5;\x00\r\n",
         ] {
             assert_eq!(whole(text), Err(Malformed), "{:?}", String::from_utf8_lossy(text));
         }

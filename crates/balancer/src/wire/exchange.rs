@@ -201,9 +201,7 @@ impl Session {
                 }
                 Err(Err(status))
             }
-            fault::Kind::Reset => {
-                Err(Ok(Failed::Try { failure: Failure::NoAnswer { pooled: false }, refused: false }))
-            }
+            fault::Kind::Reset => Err(Ok(Failed::Try { failure: Failure::NoAnswer { pooled: false }, refused: false })),
             fault::Kind::NoAnswer => {
                 self.watch.arm(clock::now() + limit);
                 io::expire(&self.watch).await;
@@ -213,7 +211,12 @@ impl Session {
     }
 
     async fn attempt(
-        &mut self, route: &Route, index: usize, request: &Request, payload: &mut Payload, tries: &mut Tries,
+        &mut self,
+        route: &Route,
+        index: usize,
+        request: &Request,
+        payload: &mut Payload,
+        tries: &mut Tries,
     ) -> Tried {
         let lane = &route.lanes[index];
         let want = Want { fresh: tries.fresh, careful: !request.idempotent };
@@ -230,7 +233,13 @@ impl Session {
     /// Waits for the answer; when the agent says that the endpoint hangs, the request goes on to another one, at once or
     /// beside the first try, as soon as there is one.
     async fn await_answer(
-        &mut self, route: &Route, index: usize, request: &Request, asked: Asked, mut first: Upstream, tries: &mut Tries,
+        &mut self,
+        route: &Route,
+        index: usize,
+        request: &Request,
+        asked: Asked,
+        mut first: Upstream,
+        tries: &mut Tries,
     ) -> Tried {
         let movable = request.is_movable() && route.replay.enabled && !tries.moved;
         loop {
@@ -283,7 +292,14 @@ impl Session {
     }
 
     /// Both tries are open; the answer that comes first wins.
-    async fn race(&mut self, route: &Route, other: usize, asked: Asked, mut first: Upstream, tries: &mut Tries) -> Tried {
+    async fn race(
+        &mut self,
+        route: &Route,
+        other: usize,
+        asked: Asked,
+        mut first: Upstream,
+        tries: &mut Tries,
+    ) -> Tried {
         let lane = &route.lanes[other];
         let mut out = Vec::new();
         let (one, two) = {
@@ -328,15 +344,26 @@ impl Session {
     /// Takes note of an answer; true when it is retried instead of passed on.
     #[allow(clippy::too_many_arguments)]
     fn answered(
-        &self, route: &Route, index: usize, upstream: &Upstream, answer: &Answer, request: &Request, payload: &Payload,
-        tries: &mut Tries, now: Timestamp,
+        &self,
+        route: &Route,
+        index: usize,
+        upstream: &Upstream,
+        answer: &Answer,
+        request: &Request,
+        payload: &Payload,
+        tries: &mut Tries,
+        now: Timestamp,
     ) -> bool {
         let lane = &route.lanes[index];
         let status = answer.response.status;
         let gateway = (502..=504).contains(&status);
         let took = now.since(upstream.sent_at);
         let mut ewma = lane.memory.ewma.get();
-        if gateway { ewma.fail(now) } else { ewma.observe(now, took) }
+        if gateway {
+            ewma.fail(now)
+        } else {
+            ewma.observe(now, took)
+        }
         lane.memory.ewma.set(ewma);
         let mut stats = lane.memory.stats.borrow_mut();
         stats.observe(now, took);
@@ -350,7 +377,13 @@ impl Session {
     /// Takes note of a failed try. `Ok` means once more.
     #[allow(clippy::too_many_arguments)]
     fn failed(
-        &self, route: &Route, index: usize, failed: Failed, request: &Request, payload: &Payload, tries: &mut Tries,
+        &self,
+        route: &Route,
+        index: usize,
+        failed: Failed,
+        request: &Request,
+        payload: &Payload,
+        tries: &mut Tries,
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let lane = &route.lanes[index];
@@ -391,7 +424,13 @@ impl Session {
 
     #[allow(clippy::too_many_arguments)]
     fn again(
-        &self, route: &Route, index: usize, failure: Failure, request: &Request, payload: &Payload, tries: &mut Tries,
+        &self,
+        route: &Route,
+        index: usize,
+        failure: Failure,
+        request: &Request,
+        payload: &Payload,
+        tries: &mut Tries,
         casualty: bool,
     ) -> bool {
         let known = replay::Request {
@@ -438,7 +477,12 @@ impl Session {
 }
 
 /// Opens, sends and waits on a watch of its own, beside another try.
-async fn second(session: &Session, route: &Route, lane: &Lane, asked: Asked) -> Result<(Upstream, Answer, Vec<u8>), Failed> {
+async fn second(
+    session: &Session,
+    route: &Route,
+    lane: &Lane,
+    asked: Asked,
+) -> Result<(Upstream, Answer, Vec<u8>), Failed> {
     let watch = session.core.sweep.watch();
     let want = Want { fresh: false, careful: false };
     let mut out = Vec::new();

@@ -25,7 +25,10 @@ pub(crate) async fn fill(watch: &Watch, stream: &mut TcpStream, buffer: &mut Buf
 }
 
 pub(crate) fn poll_fill(
-    cx: &mut Context<'_>, watch: &Watch, stream: &mut TcpStream, buffer: &mut Buffer,
+    cx: &mut Context<'_>,
+    watch: &Watch,
+    stream: &mut TcpStream,
+    buffer: &mut Buffer,
 ) -> Poll<Result<usize, End>> {
     if watch.is_expired() {
         return Poll::Ready(Err(End::Expired));
@@ -43,7 +46,10 @@ pub(crate) fn poll_fill(
 
 /// Writes all of `bytes`; `written` says how many the kernel took, also when it failed.
 pub(crate) async fn write_all(
-    watch: &Watch, stream: &mut TcpStream, bytes: &[u8], written: &mut usize,
+    watch: &Watch,
+    stream: &mut TcpStream,
+    bytes: &[u8],
+    written: &mut usize,
 ) -> Result<(), End> {
     poll_fn(|cx| {
         while *written < bytes.len() {

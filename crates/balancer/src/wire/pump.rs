@@ -91,7 +91,11 @@ impl Pump {
 
     /// Moves bytes until the body is done or one side is not ready.
     pub(crate) fn poll(
-        &mut self, cx: &mut Context<'_>, buffer: &mut Buffer, from: &mut TcpStream, to: &mut TcpStream,
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
     ) -> Poll<Result<(), Broken>> {
         loop {
             ready!(self.poll_write(cx, buffer, to))?;
@@ -126,7 +130,12 @@ impl Pump {
         Ok(())
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, buffer: &mut Buffer, to: &mut TcpStream) -> Poll<Result<(), Broken>> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+        to: &mut TcpStream,
+    ) -> Poll<Result<(), Broken>> {
         if let Some(plain) = self.plain.as_mut().filter(|p| !p.is_empty()) {
             while self.written < plain.len() {
                 let count = ready!(Pin::new(&mut *to).poll_write(cx, &plain[self.written..])).unwrap_or(0);

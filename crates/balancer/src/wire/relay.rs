@@ -40,7 +40,12 @@ enum Step {
 impl Session {
     /// Sends a body as it comes while listening for the answer, which may come before the end of the body.
     pub(crate) async fn stream_request(
-        &mut self, route: &Route, request: &Request, asked: Asked, mut upstream: Upstream, pump: &mut Pump,
+        &mut self,
+        route: &Route,
+        request: &Request,
+        asked: Asked,
+        mut upstream: Upstream,
+        pump: &mut Pump,
     ) -> Result<(Upstream, Answer), Failed> {
         pump.restart();
         if !pump.held().is_empty() {
@@ -72,7 +77,13 @@ impl Session {
     }
 
     async fn step(
-        &mut self, route: &Route, asked: Asked, upstream: &mut Upstream, pump: &mut Pump, buffer: &mut Buffer, hold: bool,
+        &mut self,
+        route: &Route,
+        asked: Asked,
+        upstream: &mut Upstream,
+        pump: &mut Pump,
+        buffer: &mut Buffer,
+        hold: bool,
     ) -> Step {
         let (watch, core, client, out) = (&*self.watch, &*self.core, &mut self.stream, &mut self.out);
         let mut sending = !hold;
@@ -110,7 +121,13 @@ impl Session {
     /// Passes the answer on, and finishes the request's body if it is still coming.
     #[allow(clippy::too_many_arguments)]
     pub(crate) async fn relay(
-        &mut self, route: &Route, index: usize, request: &Request, mut upstream: Upstream, answer: Answer, payload: Payload,
+        &mut self,
+        route: &Route,
+        index: usize,
+        request: &Request,
+        mut upstream: Upstream,
+        answer: Answer,
+        payload: Payload,
         tries: u32,
     ) -> Done {
         let response = answer.response;
@@ -165,7 +182,11 @@ impl Session {
     }
 
     async fn finish(
-        &mut self, route: &Route, upstream: &mut Upstream, down: &mut Pump, mut up: Option<&mut Pump>,
+        &mut self,
+        route: &Route,
+        upstream: &mut Upstream,
+        down: &mut Pump,
+        mut up: Option<&mut Pump>,
     ) -> Result<(), Broken> {
         let (watch, core, client) = (&*self.watch, &*self.core, &mut self.stream);
         let buffer = &mut self.buffer;
@@ -232,7 +253,9 @@ impl Session {
                 watch.arm(core.coarse_now() + route.timeouts.idle);
             }
             match (sent, received) {
-                (Poll::Ready(true), Poll::Ready(true)) | (Poll::Ready(false), _) | (_, Poll::Ready(false)) => Poll::Ready(()),
+                (Poll::Ready(true), Poll::Ready(true)) | (Poll::Ready(false), _) | (_, Poll::Ready(false)) => {
+                    Poll::Ready(())
+                }
                 _ if watch.is_expired() => Poll::Ready(()),
                 _ => {
                     watch.park(cx);
@@ -246,7 +269,12 @@ impl Session {
 }
 
 fn poll_answer(
-    cx: &mut Context<'_>, watch: &Watch, upstream: &mut Upstream, asked: Asked, out: &mut Vec<u8>, hold: bool,
+    cx: &mut Context<'_>,
+    watch: &Watch,
+    upstream: &mut Upstream,
+    asked: Asked,
+    out: &mut Vec<u8>,
+    hold: bool,
 ) -> Poll<Step> {
     loop {
         while !upstream.buffer.is_empty() {
@@ -284,7 +312,13 @@ impl Way {
     }
 
     /// Ready(true) when this direction ended in good order, Ready(false) when it broke.
-    fn poll(&mut self, cx: &mut Context<'_>, buffer: &mut Buffer, from: &mut TcpStream, to: &mut TcpStream) -> Poll<bool> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+    ) -> Poll<bool> {
         if !self.pump.is_done() {
             match ready!(self.pump.poll(cx, buffer, from, to)) {
                 Ok(()) => {}
@@ -297,4 +331,3 @@ impl Way {
         Poll::Ready(self.closed)
     }
 }
-

@@ -157,7 +157,10 @@ impl Session {
 
     /// Takes a buffer only once there is something to put into it.
     async fn more(
-        core: &Rc<Core>, watch: &Watched, stream: &mut TcpStream, buffer: &mut Option<Lease>,
+        core: &Rc<Core>,
+        watch: &Watched,
+        stream: &mut TcpStream,
+        buffer: &mut Option<Lease>,
     ) -> Result<(), End> {
         if buffer.is_none() {
             poll_fn(|cx| {

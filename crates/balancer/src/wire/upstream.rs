@@ -47,7 +47,10 @@ pub(crate) struct Answer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failed {
-    Try { failure: Failure, refused: bool },
+    Try {
+        failure: Failure,
+        refused: bool,
+    },
     /// The agent says that the endpoint hangs; the connection is still open.
     Hung(Verdict),
     /// Not HTTP, or heads without end.
@@ -72,7 +75,13 @@ pub(crate) struct Want {
 }
 
 /// Connects, or takes a pooled connection.
-pub(crate) async fn open(core: &Rc<Core>, watch: &Watch, route: &Route, lane: &Lane, want: Want) -> Result<Upstream, Failed> {
+pub(crate) async fn open(
+    core: &Rc<Core>,
+    watch: &Watch,
+    route: &Route,
+    lane: &Lane,
+    want: Want,
+) -> Result<Upstream, Failed> {
     let in_flight = InFlight::enter(core, lane.slot);
     let now = clock::now();
     let pooled = if want.fresh { None } else { lane.memory.pool.borrow_mut().take(now, want.careful) };
@@ -125,7 +134,11 @@ impl Upstream {
     /// Waits for the head of the final answer; `out` gets what the client is to see of it. With `movable`, a verdict
     /// against the endpoint ends the wait.
     pub(crate) async fn answer(
-        &mut self, watch: &Watch, asked: Asked, movable: bool, out: &mut Vec<u8>,
+        &mut self,
+        watch: &Watch,
+        asked: Asked,
+        movable: bool,
+        out: &mut Vec<u8>,
     ) -> Result<Answer, Failed> {
         let mut interim = 0;
         loop {

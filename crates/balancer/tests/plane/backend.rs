@@ -40,7 +40,10 @@ impl Backend {
         Backend::at("127.0.0.1:0".parse().unwrap(), handler)
     }
 
-    pub(crate) fn at(addr: SocketAddr, handler: impl Fn(&Seen, &mut TcpStream) -> bool + Send + Sync + 'static) -> Backend {
+    pub(crate) fn at(
+        addr: SocketAddr,
+        handler: impl Fn(&Seen, &mut TcpStream) -> bool + Send + Sync + 'static,
+    ) -> Backend {
         let listener = TcpListener::bind(addr).unwrap();
         let backend = Backend {
             addr: listener.local_addr().unwrap(),

@@ -48,7 +48,9 @@ fn bodies_of_all_sizes_and_framings_arrive_whole() {
 fn trailers_pass_in_both_directions() {
     let backend = Backend::start(|seen, stream| {
         let sum = seen.header("x-sum").unwrap_or("none").to_owned();
-        let text = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Back\r\n\r\n3\r\nabc\r\n0\r\nX-Back: {sum}\r\n\r\n");
+        let text = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Back\r\n\r\n3\r\nabc\r\n0\r\nX-Back: {sum}\r\n\r\n"
+        );
         stream.write_all(text.as_bytes()).is_ok()
     });
     let node = Node::new(&[backend.addr], |_| {});
@@ -78,7 +80,9 @@ fn head_has_a_length_and_no_body() {
 #[test]
 fn old_clients_and_old_servers_meet() {
     let backend = Backend::start(|seen, stream| match seen.line.split(' ').nth(1).unwrap() {
-        "/chunked" => stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n").is_ok(),
+        "/chunked" => stream
+            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
+            .is_ok(),
         "/close" => {
             let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nup to the end");
             let _ = stream.shutdown(std::net::Shutdown::Both);
@@ -152,7 +156,8 @@ fn early_hints_are_passed_on() {
 fn an_upgraded_connection_is_a_tunnel_with_half_close() {
     let backend = Backend::start(|seen, stream| {
         assert_eq!((seen.header("upgrade"), seen.header("connection")), (Some("websocket"), Some("Upgrade")));
-        let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst");
+        let _ = stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst");
         let mut bytes = [0; 100];
         while let Ok(count @ 1..) = stream.read(&mut bytes) {
             let _ = stream.write_all(&bytes[..count]);

@@ -24,10 +24,14 @@ fn heads_and_bodies_over_their_limit_are_refused() {
     let (code, text) = status(head(&"A: b\r\n".repeat(10))).unwrap();
     assert!(code == 431 && text.starts_with("HF0521"), "{text}");
     assert_eq!(status(head(&format!("A: {}\r\n", "x".repeat(5000)))).unwrap().0, 431);
-    let post = |length: usize| format!("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: {length}\r\n\r\n{}", "x".repeat(length));
+    let post =
+        |length: usize| format!("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: {length}\r\n\r\n{}", "x".repeat(length));
     assert_eq!(status(post(1000)).unwrap().0, 200);
     assert_eq!(status(post(1001)).unwrap().0, 413);
-    let chunked = format!("POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n{}\r\n0\r\n\r\n", "x".repeat(2048));
+    let chunked = format!(
+        "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n{}\r\n0\r\n\r\n",
+        "x".repeat(2048)
+    );
     assert_eq!(status(chunked).unwrap().0, 413);
 }
 

@@ -32,7 +32,10 @@ fn even(b: &mut BalancerSnapshot) {
 }
 
 fn post(addr: SocketAddr, extra: &str) -> Answer {
-    Client::connect(addr).send(format!("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n{extra}\r\nhi")).answer().unwrap()
+    Client::connect(addr)
+        .send(format!("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n{extra}\r\nhi"))
+        .answer()
+        .unwrap()
 }
 
 #[test]

@@ -61,9 +61,7 @@ impl Node {
         options.listeners = self.sockets.iter().map(|s| s.try_clone().unwrap()).collect();
         let thread = std::thread::spawn(move || plane::run(options));
         let plane = Plane { dir, thread: Some(thread) };
-        wait_for("control socket", || {
-            with(async { Client::connect(&plane.dir).await?.ping().await }).ok()
-        });
+        wait_for("control socket", || with(async { Client::connect(&plane.dir).await?.ping().await }).ok());
         plane
     }
 

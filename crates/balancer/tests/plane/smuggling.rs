@@ -99,7 +99,8 @@ fn pipelined_requests_are_answered_in_order() {
     let node = Node::new(&[backend.addr], |_| {});
     let _plane = node.serve();
     let mut client = Client::connect(node.addr);
-    let text: String = (0..20).map(|i| format!("POST /{i} HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nhi")).collect();
+    let text: String =
+        (0..20).map(|i| format!("POST /{i} HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nhi")).collect();
     client.send(text);
     for i in 0..20 {
         assert_eq!(client.answer().unwrap().text(), format!("POST /{i} HTTP/1.1"));

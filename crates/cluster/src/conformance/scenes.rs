@@ -90,8 +90,14 @@ pub(super) async fn a_transaction_is_one_revision_and_reads_its_own_writes(bench
             Op::List { prefix: bench.prefix.clone() },
         ]))
         .await;
-    let [Response::Get(None), Response::Put, Response::Put, Response::Get(Some(a)), Response::Deleted(1), Response::List(list)] =
-        &outcome.responses[..]
+    let [
+        Response::Get(None),
+        Response::Put,
+        Response::Put,
+        Response::Get(Some(a)),
+        Response::Deleted(1),
+        Response::List(list),
+    ] = &outcome.responses[..]
     else {
         panic!("{:?}", outcome.responses)
     };
@@ -173,7 +179,8 @@ async fn count_up(bench: &Bench) {
     loop {
         let kv = bench.get("n").await.expect("it is there");
         let value: u64 = String::from_utf8_lossy(&kv.value).parse().expect("a number");
-        let txn = Txn::when([Guard::unchanged(&kv.key, kv.mod_revision)]).then([Op::put(&kv.key, (value + 1).to_string())]);
+        let txn =
+            Txn::when([Guard::unchanged(&kv.key, kv.mod_revision)]).then([Op::put(&kv.key, (value + 1).to_string())]);
         if bench.txn(txn).await.succeeded {
             return;
         }
@@ -271,7 +278,10 @@ pub(super) async fn a_watch_starts_at_its_revision(bench: Bench) {
     let deleted = Event::Changes { revision: gone, changes: vec![Change::Delete { key: bench.key("k") }] };
     assert_eq!(next(&mut watch).await, deleted);
     let live = bench.put("k", "3").await;
-    assert!(matches!(next(&mut watch).await, Event::Changes { revision, .. } if revision == live), "history, then live");
+    assert!(
+        matches!(next(&mut watch).await, Event::Changes { revision, .. } if revision == live),
+        "history, then live"
+    );
 }
 
 pub(super) async fn a_watch_from_now_sees_only_what_comes(bench: Bench) {

@@ -217,7 +217,9 @@ impl Engine<'_> {
 }
 
 fn meta(db: &Connection, name: &str) -> Sql<u64> {
-    db.prepare_cached("SELECT value FROM meta WHERE name = ?1")?.query_row([name], |r| r.get::<_, i64>(0)).map(|v| v as u64)
+    db.prepare_cached("SELECT value FROM meta WHERE name = ?1")?
+        .query_row([name], |r| r.get::<_, i64>(0))
+        .map(|v| v as u64)
 }
 
 pub(super) fn revision(db: &Connection) -> holdfast_store::Result<u64> {
@@ -230,7 +232,8 @@ pub(super) fn engine_ms(db: &Connection) -> holdfast_store::Result<u64> {
 
 pub(super) fn leases(db: &Connection) -> holdfast_store::Result<Vec<(LeaseId, Duration)>> {
     let mut statement = db.prepare_cached("SELECT id, ttl_ms FROM lease")?;
-    let rows = statement.query_map([], |r| Ok((LeaseId(r.get(0)?), Duration::from_millis(r.get::<_, i64>(1)? as u64))))?;
+    let rows =
+        statement.query_map([], |r| Ok((LeaseId(r.get(0)?), Duration::from_millis(r.get::<_, i64>(1)? as u64))))?;
     Ok(rows.collect::<Sql<_>>()?)
 }
 

@@ -105,7 +105,8 @@ impl Core {
     }
 
     pub(super) fn tell_start(&self) {
-        let event = super::agent_event(self, "agent").change("", "running", "agent started").with("pid", std::process::id());
+        let event =
+            super::agent_event(self, "agent").change("", "running", "agent started").with("pid", std::process::id());
         self.journal.append(event.with("version", env!("CARGO_PKG_VERSION")));
         tracing::info!(epoch = self.epoch, life = self.life, "agent started");
     }
@@ -134,7 +135,9 @@ impl Core {
     pub(crate) async fn apply(self: &Arc<Self>, request: Apply) -> Result<Applied, Failure> {
         let _one = self.changing.lock().await;
         if *self.ending.borrow() {
-            return Err(Failure::new("HF0317", "everything is being stopped").hint("wait for `holdfast down` to end, then up again").exit(Exit::Refused));
+            return Err(Failure::new("HF0317", "everything is being stopped")
+                .hint("wait for `holdfast down` to end, then up again")
+                .exit(Exit::Refused));
         }
         let config = parse(&request.text, &request.path)?;
         let before = self.in_force();
@@ -148,7 +151,11 @@ impl Core {
         };
         self.put_in_force(config, Desired { path: request.path, text: request.text, revision }).await?;
         if !same {
-            self.journal.append(super::agent_event(self, "agent").change("", "applied", format!("revision {revision} applied")));
+            self.journal.append(super::agent_event(self, "agent").change(
+                "",
+                "applied",
+                format!("revision {revision} applied"),
+            ));
         }
         Ok(Applied { revision, changed: !same })
     }
@@ -211,11 +218,18 @@ impl Core {
         let in_force = self.in_force().ok_or_else(nothing_applied)?;
         let known = in_force.config.services.get(service).ok_or_else(|| no_such(service))?;
         if replicas > REPLICAS_MAX {
-            return Err(Failure::new("HF0318", format!("{replicas} replicas are more than {REPLICAS_MAX}")).hint("choose a smaller number").exit(Exit::Usage));
+            return Err(Failure::new("HF0318", format!("{replicas} replicas are more than {REPLICAS_MAX}"))
+                .hint("choose a smaller number")
+                .exit(Exit::Usage));
         }
         self.services.scale(service, Some(replicas)).await.map_err(|e| services_failure(&e))?;
         self.audit("scale", &format!("{service}={replicas}"));
-        Ok(Done { message: format!("{service}: {} -> {replicas} replicas, until a file with another number is applied", known.replicas) })
+        Ok(Done {
+            message: format!(
+                "{service}: {} -> {replicas} replicas, until a file with another number is applied",
+                known.replicas
+            ),
+        })
     }
 
     pub(crate) async fn pause(&self, request: Pause) -> Result<Done, Failure> {
@@ -224,7 +238,9 @@ impl Core {
         self.services.pause(name, Some(time), &request.reason, &request.who).await.map_err(|e| services_failure(&e))?;
         let what = name.unwrap_or("everything");
         self.audit("pause", what);
-        Ok(Done { message: format!("paused {what} for {}: holdfast detects and journals, and does nothing", human(time)) })
+        Ok(Done {
+            message: format!("paused {what} for {}: holdfast detects and journals, and does nothing", human(time)),
+        })
     }
 
     pub(crate) async fn resume(&self, request: Resume) -> Result<Done, Failure> {
@@ -266,7 +282,9 @@ fn parse(text: &str, path: &str) -> Result<Config, Failure> {
         Err(failed) => {
             let errors: Vec<_> = failed.diagnostics.iter().filter(|d| d.is_error()).collect();
             let code = errors.first().map_or("HF0101", |e| e.code);
-            let mut failure = Failure::new(code, format!("{path} is refused; nothing was changed")).hint("holdfast check").exit(Exit::Usage);
+            let mut failure = Failure::new(code, format!("{path} is refused; nothing was changed"))
+                .hint("holdfast check")
+                .exit(Exit::Usage);
             for error in errors {
                 failure = failure.because(format!("{}: {}", error.code, error.message));
             }
@@ -276,7 +294,8 @@ fn parse(text: &str, path: &str) -> Result<Config, Failure> {
 }
 
 fn busy(service: &str, addr: std::net::SocketAddr) -> Failure {
-    let holder = listen::holder(addr.port()).map_or_else(String::new, |h| format!(" (held by {}, pid {})", h.name, h.pid));
+    let holder =
+        listen::holder(addr.port()).map_or_else(String::new, |h| format!(" (held by {}, pid {})", h.name, h.pid));
     Failure::new("HF0319", format!("service {service} needs {addr}, which is in use{holder}; nothing was changed"))
         .hint("stop what holds it, or choose another port")
         .exit(Exit::Refused)
@@ -287,7 +306,9 @@ fn nothing_applied() -> Failure {
 }
 
 pub(super) fn no_such(name: &str) -> Failure {
-    Failure::new("HF0312", format!("there is no `{name}` in what was applied")).hint("holdfast status lists the names").exit(Exit::Usage)
+    Failure::new("HF0312", format!("there is no `{name}` in what was applied"))
+        .hint("holdfast status lists the names")
+        .exit(Exit::Usage)
 }
 
 fn store_failure(error: &holdfast_cluster::Error) -> Failure {

@@ -26,7 +26,8 @@ pub(crate) async fn agent(layout: &Layout) -> Result<(), Failure> {
         return Ok(());
     }
     let dir = Dir::new(&path);
-    let exe = std::env::current_exe().map_err(|e| Failure::new("HF0311", "cannot find the running binary").because(e))?;
+    let exe =
+        std::env::current_exe().map_err(|e| Failure::new("HF0311", "cannot find the running binary").because(e))?;
     let failed = |e: &dyn std::error::Error| {
         Failure::new("HF0311", "cannot start the agent's shim").because_of(e).hint("holdfast doctor")
     };

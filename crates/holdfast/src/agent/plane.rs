@@ -8,7 +8,9 @@ use crate::layout::Layout;
 pub(crate) fn main(layout: &Layout) -> Result<Exit, Failure> {
     holdfast_observe::logging::start("info");
     let instance = std::env::var("HOLDFAST_INSTANCE").map_err(|_| {
-        Failure::new("HF0316", "a balancer process is started by the agent, not by hand").hint("holdfast up -d").exit(Exit::Usage)
+        Failure::new("HF0316", "a balancer process is started by the agent, not by hand")
+            .hint("holdfast up -d")
+            .exit(Exit::Usage)
     })?;
     let options = Options {
         node: holdfast_config::Environment::here().hostname,

@@ -43,6 +43,8 @@ pub(crate) struct Planes {
 struct State {
     config: Option<Config>,
     places: Vec<Place>,
+    /// Instances are known. Before that a snapshot would take all of them away from planes that serve.
+    placed: bool,
     balancers: BTreeMap<Arc<str>, u16>,
     endpoint_slots: Slots,
     balancer_slots: Slots,
@@ -132,7 +134,8 @@ impl Planes {
 
     /// The internal service whose instances are the planes.
     pub(crate) fn service(&self, config: &Config) -> Result<Service, Failure> {
-        let exe = std::env::current_exe().map_err(|e| Failure::new("HF0311", "cannot find the running binary").because(e))?;
+        let exe =
+            std::env::current_exe().map_err(|e| Failure::new("HF0311", "cannot find the running binary").because(e))?;
         Ok(service(&exe, &self.layout, config))
     }
 
@@ -163,13 +166,17 @@ impl Planes {
     }
 
     pub(crate) fn set_places(&self, places: Vec<Place>) {
-        self.state().places = places;
+        {
+            let mut state = self.state();
+            state.places = places;
+            state.placed = true;
+        }
         self.publish();
     }
 
     fn publish(&self) {
         let mut state = self.state();
-        let Some(config) = state.config.clone() else { return };
+        let Some(config) = state.config.clone().filter(|_| state.placed) else { return };
         state.seq += 1;
         let order = (state.epoch, state.seq);
         state.note_changes();
@@ -223,7 +230,10 @@ impl Planes {
                 client.listeners(&self.listeners_for(&applied.missing)).await?;
             }
             if !applied.persisted {
-                tracing::warn!(plane = ordinal, "a balancer process could not keep its snapshot; it serves from memory");
+                tracing::warn!(
+                    plane = ordinal,
+                    "a balancer process could not keep its snapshot; it serves from memory"
+                );
             }
             self.state().acked.insert(ordinal, snapshot.seq);
         }

@@ -8,7 +8,9 @@ use holdfast_config::{Balancer, Check, Config};
 use holdfast_host::{clock, process};
 use holdfast_observe::incident::Record;
 use holdfast_observe::journal::IncidentQuery as Asked;
-use holdfast_observe::status::{Agent, EndpointStatus, Instance, Pause, SCHEMA_VERSION, Service, State, Status, Warning};
+use holdfast_observe::status::{
+    Agent, EndpointStatus, Instance, Pause, SCHEMA_VERSION, Service, State, Status, Warning,
+};
 use holdfast_observe::{journal, status};
 use holdfast_policy::balance;
 use holdfast_policy::{InstanceId, Timestamp};
@@ -46,7 +48,9 @@ impl Core {
         let services = services.map(|(name, s)| (name.to_string(), self.service(s, now))).collect();
         let counters: BTreeMap<_, _> = self.planes.balancer_counters().into_iter().collect();
         let balancers = config.map_or_else(BTreeMap::new, |c| {
-            let one = |b: &Balancer| (b.name.clone(), self.balancer(b, counters.get(b.name.as_str()).copied().unwrap_or_default(), now));
+            let one = |b: &Balancer| {
+                (b.name.clone(), self.balancer(b, counters.get(b.name.as_str()).copied().unwrap_or_default(), now))
+            };
             c.balancers.values().map(one).collect()
         });
         Status {
@@ -84,7 +88,8 @@ impl Core {
             }
         }
         if !s.job {
-            shown.ready = u32::try_from(shown.instances.iter().filter(|i| i.state == State::Ready).count()).unwrap_or(u32::MAX);
+            shown.ready =
+                u32::try_from(shown.instances.iter().filter(|i| i.state == State::Ready).count()).unwrap_or(u32::MAX);
         }
         shown
     }
@@ -112,7 +117,11 @@ impl Core {
     fn warnings(&self) -> Vec<Warning> {
         let mut warnings = Vec::new();
         if let Some(error) = &self.journal_trouble {
-            warnings.push(Warning { code: error.code().into(), message: format!("no journal is kept: {error}"), hint: error.hint() });
+            warnings.push(Warning {
+                code: error.code().into(),
+                message: format!("no journal is kept: {error}"),
+                hint: error.hint(),
+            });
         }
         if let Some(reason) = self.store.failure() {
             let hint = Some("restart the agent when the disk is well again; what runs goes on running".into());
@@ -125,7 +134,8 @@ impl Core {
         let listen: Vec<String> = balancer.listen.iter().map(ToString::to_string).collect();
         let mut endpoints = Vec::new();
         let mut in_flight_total = 0;
-        for (id, entry) in self.services.endpoints().borrow().iter().filter(|(id, _)| *id.service == *balancer.service) {
+        for (id, entry) in self.services.endpoints().borrow().iter().filter(|(id, _)| *id.service == *balancer.service)
+        {
             if entry.state == EndpointState::Gone {
                 continue;
             }
@@ -239,16 +249,18 @@ impl Core {
     pub(crate) async fn why(&self, name: &str, incident: Option<String>) -> Result<Why, Failure> {
         let seen = self.services.status();
         let id = name.parse::<InstanceId>().ok();
-        let instance = id.as_ref().and_then(|id| seen.services.get(&id.service)?.instances.iter().find(|i| i.id == *id));
+        let instance =
+            id.as_ref().and_then(|id| seen.services.get(&id.service)?.instances.iter().find(|i| i.id == *id));
         let service = seen.services.get(name);
         let balancer = self.in_force().and_then(|f| f.config.balancers.get(name).cloned());
-        if instance.is_none() && service.is_none() && balancer.is_none() && id.is_none_or(|id| &*id.service != "_agent") {
+        if instance.is_none() && service.is_none() && balancer.is_none() && id.is_none_or(|id| &*id.service != "_agent")
+        {
             return Err(no_such(name));
         }
         let subject = balancer.as_ref().map_or(name, |b| b.service.as_str());
         let mut entries: Vec<WhyEntry> =
             self.services.explain(subject).await.unwrap_or_default().iter().map(entry).collect();
-        entries.extend(self.from_journal(subject, incident, entries.first().map(|e| e.wall_ms)).await);
+        entries.extend(self.journaled(subject, incident, entries.first().map(|e| e.wall_ms)).await);
         entries.sort_by_key(|e| e.wall_ms);
         let now = match (instance, service, &balancer) {
             (Some(i), _, _) => now_of(i),
@@ -261,7 +273,7 @@ impl Core {
     }
 
     /// What happened before this agent's memory begins.
-    async fn from_journal(&self, name: &str, incident: Option<String>, until: Option<u64>) -> Vec<WhyEntry> {
+    async fn journaled(&self, name: &str, incident: Option<String>, until: Option<u64>) -> Vec<WhyEntry> {
         let is_instance = name.parse::<InstanceId>().is_ok();
         let query = journal::EventQuery {
             subject: is_instance.then(|| format!("instance/{name}")),
@@ -304,9 +316,8 @@ impl Core {
         let limit = query.limit.map_or(INCIDENTS_MAX, |n| u32::try_from(n).unwrap_or(INCIDENTS_MAX));
         let found = self.journal.incidents(Asked { limit: INCIDENTS_MAX, ..Asked::default() }).await.map_err(failed)?;
         let since = query.since_boot_ns.unwrap_or(0);
-        let covers = |asked: &str, name: &str| {
-            asked == name || name.parse::<InstanceId>().is_ok_and(|id| *id.service == *asked)
-        };
+        let covers =
+            |asked: &str, name: &str| asked == name || name.parse::<InstanceId>().is_ok_and(|id| *id.service == *asked);
         let about = |r: &Record| match &query.subject {
             None => true,
             Some(asked) => covers(asked, &subject(&r.subject)) || r.subjects.iter().any(|s| covers(asked, &subject(s))),
@@ -334,7 +345,8 @@ fn service(s: &ServiceStatus, now: Timestamp) -> Service {
 }
 
 fn instance(i: &InstanceStatus, now: Timestamp) -> Instance {
-    let crash_loop = if i.crash_loop { format!("crash loop, {} failures in a row: ", i.failures) } else { String::new() };
+    let crash_loop =
+        if i.crash_loop { format!("crash loop, {} failures in a row: ", i.failures) } else { String::new() };
     Instance {
         id: i.id.to_string(),
         state: state(i.state),

@@ -55,7 +55,9 @@ fn router(core: Arc<Core>) -> Router {
 /// Binds the socket anew: the agent's lock is held, so whoever left one there is dead.
 pub(super) fn bind(layout: &Layout) -> Result<UnixListener, Failure> {
     let failed = |e: std::io::Error| {
-        Failure::new("HF0314", format!("cannot listen on {}", layout.socket().display())).because(e).hint("holdfast doctor")
+        Failure::new("HF0314", format!("cannot listen on {}", layout.socket().display()))
+            .because(e)
+            .hint("holdfast doctor")
     };
     let socket = layout.socket();
     let dir = holdfast_host::seqpacket::open_dir(&layout.data_dir).map_err(failed)?;
@@ -78,7 +80,9 @@ pub(super) async fn serve(listener: UnixListener, core: Arc<Core>) {
 /// `/metrics` alone, for Prometheus.
 pub(super) async fn serve_metrics(addr: SocketAddr, core: Arc<Core>) -> Result<(), Failure> {
     let listener = TcpListener::bind(addr).await.map_err(|e| {
-        Failure::new("HF0314", format!("cannot serve metrics on {addr}")).because(e).hint("choose a free address for [node] metrics")
+        Failure::new("HF0314", format!("cannot serve metrics on {addr}"))
+            .because(e)
+            .hint("choose a free address for [node] metrics")
     })?;
     let router = Router::new().route("/metrics", get(metrics)).with_state(core);
     tokio::spawn(async move {
@@ -93,11 +97,18 @@ async fn desired(State(core): State<Arc<Core>>) -> Answer<Option<Desired>> {
     Ok(Json(core.desired().await))
 }
 
-async fn why(State(core): State<Arc<Core>>, Path(name): Path<String>, Query(query): Query<WhyQuery>) -> Answer<crate::api::Why> {
+async fn why(
+    State(core): State<Arc<Core>>,
+    Path(name): Path<String>,
+    Query(query): Query<WhyQuery>,
+) -> Answer<crate::api::Why> {
     core.why(&name, query.incident).await.map(Json)
 }
 
-async fn incidents(State(core): State<Arc<Core>>, Query(query): Query<IncidentQuery>) -> Answer<Vec<crate::api::Incident>> {
+async fn incidents(
+    State(core): State<Arc<Core>>,
+    Query(query): Query<IncidentQuery>,
+) -> Answer<Vec<crate::api::Incident>> {
     core.incidents(&query).await.map(Json)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_balancer::snapshot::{
-    AccessLog, BalancerSnapshot, EndpointSnapshot, Eject, Limits, Retry, Snapshot, Timeouts, VERSION,
+    AccessLog, BalancerSnapshot, Eject, EndpointSnapshot, Limits, Retry, Snapshot, Timeouts, VERSION,
 };
 use holdfast_config::{Algorithm, Balancer, Config};
 use holdfast_policy::{InstanceId, balance};

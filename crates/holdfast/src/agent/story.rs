@@ -20,7 +20,8 @@ pub(super) async fn watch_agent(core: &Arc<Core>) {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let ours = state.child.is_some_and(|child| child.pid == own);
     // Only an end that this very life follows: anything older was told by the agent after it.
-    let follows = last.incarnation.generation == state.incarnation.generation && last.incarnation.run + 1 == state.incarnation.run;
+    let follows = last.incarnation.generation == state.incarnation.generation
+        && last.incarnation.run + 1 == state.incarnation.run;
     if !ours || !follows || last.wanted || !clock::same_boot(&last.boot_id) {
         return;
     }
@@ -43,6 +44,22 @@ pub(super) async fn watch_agent(core: &Arc<Core>) {
 }
 
 pub(super) fn signal_name(signal: i32) -> String {
-    let known = [(1, "HUP"), (2, "INT"), (3, "QUIT"), (4, "ILL"), (6, "ABRT"), (7, "BUS"), (8, "FPE"), (9, "KILL"), (11, "SEGV"), (13, "PIPE"), (14, "ALRM"), (15, "TERM")];
-    known.iter().find(|(n, _)| *n == signal).map_or_else(|| format!("signal {signal}"), |(_, name)| format!("SIG{name}"))
+    let known = [
+        (1, "HUP"),
+        (2, "INT"),
+        (3, "QUIT"),
+        (4, "ILL"),
+        (6, "ABRT"),
+        (7, "BUS"),
+        (8, "FPE"),
+        (9, "KILL"),
+        (11, "SEGV"),
+        (13, "PIPE"),
+        (14, "ALRM"),
+        (15, "TERM"),
+    ];
+    known
+        .iter()
+        .find(|(n, _)| *n == signal)
+        .map_or_else(|| format!("signal {signal}"), |(_, name)| format!("SIG{name}"))
 }

@@ -15,6 +15,8 @@ use super::snapshot::Place;
 
 /// How often drains are looked at while there are any.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
+/// A shim that hangs must not keep the balancers from hearing of everybody else.
+const ADOPTION_TIME: Duration = Duration::from_secs(3);
 /// Answered with 503 while nothing is ready.
 const RETRY_AFTER_S: u32 = 1;
 
@@ -24,6 +26,12 @@ pub(super) fn keep_planes_told(core: &Arc<Core>) {
     }
     let core = core.clone();
     tokio::spawn(async move {
+        // What runs must be found again before anybody is told what there is.
+        let mut status = core.services.watch_status();
+        let adopted = status.wait_for(|s| !s.adopting);
+        if tokio::time::timeout(ADOPTION_TIME, adopted).await.is_err() {
+            tracing::warn!("some instances are still unknown; the balancers are told of the others");
+        }
         let mut endpoints = core.services.endpoints();
         let mut ready_since = BTreeMap::new();
         let mut drained: BTreeSet<(InstanceId, Incarnation)> = BTreeSet::new();

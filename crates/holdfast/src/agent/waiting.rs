@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_host::clock;
+use holdfast_policy::InstanceId;
 use holdfast_policy::balance::Verdict as Told;
 use holdfast_policy::hung::Verdict;
-use holdfast_policy::InstanceId;
 use holdfast_services::Waiting;
 
 use super::planes::Planes;

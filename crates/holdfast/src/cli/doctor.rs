@@ -98,7 +98,11 @@ async fn agent(layout: &Layout) -> Finding {
         return Finding::good("agent", format!("answers on {}", layout.socket().display()));
     }
     if std::os::unix::net::UnixStream::connect(layout.socket()).is_ok() {
-        return Finding::bad("agent", "takes connections but does not answer", "holdfast logs _agent; then kill it: its shim starts another");
+        return Finding::bad(
+            "agent",
+            "takes connections but does not answer",
+            "holdfast logs _agent; then kill it: its shim starts another",
+        );
     }
     Finding::warning("agent", "none runs for this directory", "holdfast up -d")
 }
@@ -118,16 +122,20 @@ fn data_dir(layout: &Layout) -> Finding {
     let dir = &layout.data_dir;
     match std::fs::metadata(dir) {
         Err(error) => Finding::warning("data-dir", format!("{}: {error}", dir.display()), "holdfast up -d makes it"),
-        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => {
-            Finding::warning("data-dir", format!("{} can be read by others", dir.display()), format!("chmod 700 {}", dir.display()))
-        }
+        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => Finding::warning(
+            "data-dir",
+            format!("{} can be read by others", dir.display()),
+            format!("chmod 700 {}", dir.display()),
+        ),
         Ok(_) => Finding::good("data-dir", format!("{} is private", dir.display())),
     }
 }
 
 fn fsync(layout: &Layout) -> Finding {
     match slowest_sync(&layout.data_dir) {
-        Err(error) => Finding::bad("fsync", format!("cannot write: {error}"), "make the data directory writable, or free space"),
+        Err(error) => {
+            Finding::bad("fsync", format!("cannot write: {error}"), "make the data directory writable, or free space")
+        }
         Ok(took) if took > FSYNC_SLOW => Finding::warning(
             "fsync",
             format!("slowest of {FSYNC_TRIES} took {} ms", took.as_millis()),
@@ -162,7 +170,11 @@ fn disk(layout: &Layout) -> Finding {
         Ok(fs) => {
             let free = fs.f_bavail.saturating_mul(fs.f_frsize);
             let evidence = format!("{} MiB free", free >> 20);
-            if free < DISK_FREE_MIN { Finding::bad("disk", evidence, "free some space; restarts go on, the journal does not") } else { Finding::good("disk", evidence) }
+            if free < DISK_FREE_MIN {
+                Finding::bad("disk", evidence, "free some space; restarts go on, the journal does not")
+            } else {
+                Finding::good("disk", evidence)
+            }
         }
     }
 }
@@ -206,17 +218,24 @@ fn ephemeral_ports(common: &Common) -> Finding {
     let ours = &loaded.config.node.ports;
     let (first, last) = (ours.start(), ours.end());
     if *first <= high && *last >= low {
-        return Finding::bad("ports", format!("{first}-{last} overlaps the ephemeral ports {low}-{high}"), "change [node] ports");
+        return Finding::bad(
+            "ports",
+            format!("{first}-{last} overlaps the ephemeral ports {low}-{high}"),
+            "change [node] ports",
+        );
     }
     Finding::good("ports", format!("{first}-{last} lies outside the ephemeral ports {low}-{high}"))
 }
 
 fn clock() -> Finding {
-    let source = std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource").unwrap_or_default();
+    let source =
+        std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource").unwrap_or_default();
     let source = source.trim();
     match source {
         "" => Finding::good("clock", "clock source unknown; decisions use CLOCK_BOOTTIME"),
-        "jiffies" | "refined-jiffies" => Finding::warning("clock", format!("source is {source}: coarse"), "boot with a better clock source"),
+        "jiffies" | "refined-jiffies" => {
+            Finding::warning("clock", format!("source is {source}: coarse"), "boot with a better clock source")
+        }
         other => Finding::good("clock", format!("source is {other}")),
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use holdfast_host::seqpacket::Connection;
 
-use super::up::{ensure_agent, Waited};
+use super::up::{Waited, ensure_agent};
 use super::{Common, print_json, print_text};
 use crate::api::Done;
 use crate::client::Client;
@@ -58,9 +58,12 @@ pub(super) async fn stop(layout: &Layout, limit: Duration, quiet: bool) -> Resul
             return Ok(());
         }
         if began.elapsed() > limit {
-            return Err(Failure::new("HF0308", format!("still running after {}s: {}", limit.as_secs(), left.join(", ")))
-                .hint("holdfast status; what was begun goes on")
-                .exit(Exit::Degraded));
+            return Err(Failure::new(
+                "HF0308",
+                format!("still running after {}s: {}", limit.as_secs(), left.join(", ")),
+            )
+            .hint("holdfast status; what was begun goes on")
+            .exit(Exit::Degraded));
         }
         progress.show(&format!("stopping {}: {}", left.len(), left.join(", ")));
         tokio::time::sleep(LOOK_EVERY).await;

@@ -73,7 +73,8 @@ pub(super) fn guard(dir: &Path) -> Result<Exit, Failure> {
 }
 
 fn setup(common: &Common, interrupted: Arc<AtomicBool>) -> Result<Setup, Failure> {
-    let exe = std::env::current_exe().map_err(|e| Failure::new("HF0604", "cannot find the running binary").because(e))?;
+    let exe =
+        std::env::current_exe().map_err(|e| Failure::new("HF0604", "cannot find the running binary").because(e))?;
     let layout = common.layout()?;
     let progress = std::sync::Mutex::new(Progress::new(common.json));
     Ok(Setup {
@@ -141,7 +142,9 @@ fn list(common: &Common, options: &Options, names: &[String]) -> Result<Exit, Fa
         print_json(&serde_json::json!({ "names": names }))?;
     } else {
         let mut text = names.join("\n");
-        text.push_str("\n\nrun one: holdfast drill NAME; all of the file: holdfast drill --all; look first: --dry-run\n");
+        text.push_str(
+            "\n\nrun one: holdfast drill NAME; all of the file: holdfast drill --all; look first: --dry-run\n",
+        );
         print_text(&text);
     }
     Ok(if options.list { Exit::Ok } else { Exit::Usage })

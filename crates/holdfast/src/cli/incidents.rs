@@ -26,9 +26,12 @@ pub(super) async fn run(common: &Common, options: &Options) -> Result<Exit, Fail
     if let Some(id) = &options.id {
         let found: Vec<Incident> = client.get(&format!("/v1/incidents?id={id}")).await?;
         let Some(incident) = found.into_iter().next() else {
-            return Err(Failure::new("HF0312", format!("there is no incident {id}")).hint("holdfast incidents").exit(Exit::Usage));
+            return Err(Failure::new("HF0312", format!("there is no incident {id}"))
+                .hint("holdfast incidents")
+                .exit(Exit::Usage));
         };
-        let story: Option<Why> = client.get(&format!("/v1/why/{}?incident={}", incident.subject, incident.key)).await.ok();
+        let story: Option<Why> =
+            client.get(&format!("/v1/why/{}?incident={}", incident.subject, incident.key)).await.ok();
         return show(common, &incident, story.as_ref());
     }
     let of = options.of.as_ref().map_or_else(String::new, |of| format!("&subject={of}"));
@@ -77,7 +80,9 @@ fn show(common: &Common, incident: &Incident, story: Option<&Why>) -> Result<Exi
     let mut text = format!("{}  {}  {}\n", style.bold(&incident.id), incident.subject, incident.outcome);
     text.push_str(&format!("  cause      {}\n", incident.cause));
     text.push_str(&format!("  detected   {}\n", when(incident.wall_ms)));
-    for (name, at) in [("decided", incident.decided_boot_ns), ("acted", incident.acted_boot_ns), ("ready", incident.ready_boot_ns)] {
+    for (name, at) in
+        [("decided", incident.decided_boot_ns), ("acted", incident.acted_boot_ns), ("ready", incident.ready_boot_ns)]
+    {
         text.push_str(&format!("  {name:<9}  {}\n", after(from, at)));
     }
     text.push_str(&format!("  failed     {} requests meanwhile\n", incident.failed_requests));

@@ -46,13 +46,14 @@ pub(super) fn run(common: &Common, options: &Options) -> Result<Exit, Failure> {
     if !found && !options.follow {
         return Err(nothing(&run_dir, &options.names));
     }
-    print_merged(&mut tails);
-    while options.follow {
+    loop {
+        print_merged(&mut tails);
+        if !options.follow {
+            return Ok(Exit::Ok);
+        }
         std::thread::sleep(FOLLOW_EVERY);
         adopt_new(&run_dir, &options.names, &mut tails, None)?;
-        print_merged(&mut tails);
     }
-    Ok(Exit::Ok)
 }
 
 fn nothing(run_dir: &Path, names: &[String]) -> Failure {

@@ -10,15 +10,22 @@ pub(super) async fn restart(common: &Common, target: String) -> Result<Exit, Fai
 }
 
 pub(super) async fn scale(common: &Common, what: &str) -> Result<Exit, Failure> {
-    let (service, replicas) = what
-        .split_once('=')
-        .and_then(|(service, n)| Some((service.to_owned(), n.parse().ok()?)))
-        .ok_or_else(|| Failure::new("HF0705", format!("`{what}` is not SERVICE=REPLICAS")).hint("for example: holdfast scale web=5").exit(Exit::Usage))?;
+    let (service, replicas) =
+        what.split_once('=').and_then(|(service, n)| Some((service.to_owned(), n.parse().ok()?))).ok_or_else(|| {
+            Failure::new("HF0705", format!("`{what}` is not SERVICE=REPLICAS"))
+                .hint("for example: holdfast scale web=5")
+                .exit(Exit::Usage)
+        })?;
     let done: Done = common.client()?.post("/v1/scale", &Scale { service, replicas }).await?;
     say(common, &done)
 }
 
-pub(super) async fn pause(common: &Common, name: Option<String>, how_long: &str, reason: String) -> Result<Exit, Failure> {
+pub(super) async fn pause(
+    common: &Common,
+    name: Option<String>,
+    how_long: &str,
+    reason: String,
+) -> Result<Exit, Failure> {
     let for_ms = u64::try_from(duration(how_long)?.as_millis()).unwrap_or(u64::MAX);
     let who = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".into());
     let done: Done = common.client()?.post("/v1/pause", &Pause { name, for_ms, reason, who }).await?;

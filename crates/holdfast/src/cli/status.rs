@@ -102,7 +102,15 @@ fn instances(status: &Status, style: Style, width: usize) -> String {
             rows.push(row(instance, service, style));
         }
         if instances.is_empty() {
-            rows.push(vec![name.to_owned(), style.dim("none"), String::new(), String::new(), String::new(), String::new(), format!("{} wanted", service.desired)]);
+            rows.push(vec![
+                name.to_owned(),
+                style.dim("none"),
+                String::new(),
+                String::new(),
+                String::new(),
+                String::new(),
+                format!("{} wanted", service.desired),
+            ]);
         }
     }
     table(&rows, width)
@@ -115,7 +123,12 @@ fn header(names: &[&str], style: Style) -> Vec<String> {
 fn row(instance: &Instance, service: &Service, style: Style) -> Vec<String> {
     let why = match instance.state {
         State::Ready | State::Completed => String::new(),
-        _ => instance.next.clone().or_else(|| instance.reason.clone()).or_else(|| service.reason.clone()).unwrap_or_default(),
+        _ => instance
+            .next
+            .clone()
+            .or_else(|| instance.reason.clone())
+            .or_else(|| service.reason.clone())
+            .unwrap_or_default(),
     };
     vec![
         instance.id.clone(),
@@ -142,7 +155,8 @@ fn balancers(status: &Status, style: Style, width: usize) -> String {
     let mut rows = vec![header(&["BALANCER", "LISTEN", "REQUESTS", "FAILED", "1H", "24H", "30D", "ENDPOINTS"], style)];
     for (name, balancer) in &status.balancers {
         let windows = status.availability.get(&balancer.service).map_or(&[][..], Vec::as_slice);
-        let mut row = vec![name.clone(), balancer.listen.clone(), balancer.requests.to_string(), failed(balancer, style)];
+        let mut row =
+            vec![name.clone(), balancer.listen.clone(), balancer.requests.to_string(), failed(balancer, style)];
         row.extend((0..3).map(|n| windows.get(n).map_or_else(|| "-".into(), |w| percent(w, style))));
         row.push(endpoints(balancer));
         rows.push(row);
@@ -187,7 +201,9 @@ fn next(status: &Status) -> Option<String> {
         }
     }
     match (status.incidents_open, status.pauses.first()) {
-        (_, Some(pause)) => Some(pause.name.as_ref().map_or_else(|| "holdfast resume".into(), |n| format!("holdfast resume {n}"))),
+        (_, Some(pause)) => {
+            Some(pause.name.as_ref().map_or_else(|| "holdfast resume".into(), |n| format!("holdfast resume {n}")))
+        }
         (1.., None) => Some("holdfast incidents".into()),
         _ => None,
     }

@@ -114,7 +114,13 @@ async fn ready_or_named(common: &Common, layout: &Layout, applied: Applied, limi
     }
 }
 
-fn report(common: &Common, status: &Status, waiting: &[Waiting], applied: Applied, took: Duration) -> Result<Exit, Failure> {
+fn report(
+    common: &Common,
+    status: &Status,
+    waiting: &[Waiting],
+    applied: Applied,
+    took: Duration,
+) -> Result<Exit, Failure> {
     if common.json {
         print_json(status)?;
     }
@@ -132,9 +138,12 @@ fn report(common: &Common, status: &Status, waiting: &[Waiting], applied: Applie
         return Ok(Exit::Ok);
     }
     let first = &waiting[0].name;
-    let mut failure = Failure::new("HF0310", format!("{} not ready after {}", plural(waiting.len(), "instance"), crate::terminal::human(took)))
-        .hint(format!("holdfast why {first}; holdfast logs {first}; what was begun goes on"))
-        .exit(Exit::Unhealthy);
+    let mut failure = Failure::new(
+        "HF0310",
+        format!("{} not ready after {}", plural(waiting.len(), "instance"), crate::terminal::human(took)),
+    )
+    .hint(format!("holdfast why {first}; holdfast logs {first}; what was begun goes on"))
+    .exit(Exit::Unhealthy);
     for one in waiting {
         failure = failure.because(format!("{}: {}", one.name, one.why));
     }
@@ -164,7 +173,11 @@ fn not_ready(status: &Status) -> Vec<Waiting> {
                 Some(reason) => format!("{} ({reason})", instance.state),
                 None => instance.state.to_string(),
             };
-            waiting.push(Waiting { name: instance.id.clone(), why, hopeless: instance.state == State::Failed || crash_loop(instance) });
+            waiting.push(Waiting {
+                name: instance.id.clone(),
+                why,
+                hopeless: instance.state == State::Failed || crash_loop(instance),
+            });
         }
         if (service.instances.len() as u32) < service.desired {
             waiting.push(Waiting { name: name.clone(), why: "instances not created yet".into(), hopeless: false });
@@ -186,7 +199,10 @@ fn crash_loop(instance: &Instance) -> bool {
 async fn follow(common: &Common, layout: &Layout, applied: Applied, mut stop: Interrupts) -> Result<Exit, Failure> {
     let style = Style::stdout();
     if !common.json {
-        print_text(&format!("{}\n", style.dim(&format!("revision {} applied; Ctrl-C stops everything in order", applied.revision))));
+        print_text(&format!(
+            "{}\n",
+            style.dim(&format!("revision {} applied; Ctrl-C stops everything in order", applied.revision))
+        ));
     }
     let client = Client::new(layout);
     let mut shown = Shown::default();
@@ -231,7 +247,11 @@ async fn finish(common: &Common, layout: &Layout, why: Interrupt) -> Result<Exit
 }
 
 fn interrupted(why: Interrupt) -> Failure {
-    Failure::new("HF0707", "interrupted").exit(if why == Interrupt::TerminalLost { Exit::Ok } else { Exit::Interrupted })
+    Failure::new("HF0707", "interrupted").exit(if why == Interrupt::TerminalLost {
+        Exit::Ok
+    } else {
+        Exit::Interrupted
+    })
 }
 
 /// What was printed last of each instance, so that only changes are.

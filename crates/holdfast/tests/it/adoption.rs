@@ -21,10 +21,7 @@ service = "web"
 }
 
 fn pids(site: &Site) -> BTreeMap<String, u64> {
-    instances(&site.status())
-        .iter()
-        .filter_map(|i| Some((i["id"].as_str()?.to_owned(), i["pid"].as_u64()?)))
-        .collect()
+    instances(&site.status()).iter().filter_map(|i| Some((i["id"].as_str()?.to_owned(), i["pid"].as_u64()?))).collect()
 }
 
 #[test]
@@ -51,7 +48,8 @@ fn an_exit_while_the_agent_is_dead_is_restarted_and_told() {
     let agent = site.pid_of_agent();
     kill(agent, "STOP");
     let victim = std::fs::read_to_string(site.data().join("run/web-1/state.json")).expect("the shim's state");
-    let pid = serde_json::from_str::<serde_json::Value>(&victim).expect("JSON")["child"]["pid"].as_u64().expect("a pid") as u32;
+    let pid = serde_json::from_str::<serde_json::Value>(&victim).expect("JSON")["child"]["pid"].as_u64().expect("a pid")
+        as u32;
     kill(pid, "KILL");
     site.wait_for("the shim to start another one by itself", || {
         let state = std::fs::read_to_string(site.data().join("run/web-1/state.json")).unwrap_or_default();
@@ -59,7 +57,9 @@ fn an_exit_while_the_agent_is_dead_is_restarted_and_told() {
         state["child"]["pid"].as_u64().is_some_and(|p| p as u32 != pid && alive(p as u32))
     });
     kill(agent, "KILL");
-    site.wait_for("the exit to be known to the next agent", || site.instance("web-1")["last_exit"] == "killed by SIGKILL");
+    site.wait_for("the exit to be known to the next agent", || {
+        site.instance("web-1")["last_exit"] == "killed by SIGKILL"
+    });
     site.wait_ready("web-1");
 }
 

@@ -84,9 +84,10 @@ fn a_second_agent_on_the_same_directory_is_refused() {
 
 #[test]
 fn a_newer_or_corrupt_state_is_refused_and_what_runs_goes_on() {
-    for (file, contents, code) in
-        [("format", "999\n", "HF0302"), ("coord.db", "this is no database, however long it may be, and it never was one", "HF04")]
-    {
+    for (file, contents, code) in [
+        ("format", "999\n", "HF0302"),
+        ("coord.db", "this is no database, however long it may be, and it never was one", "HF04"),
+    ] {
         let site = Site::new(SLEEPER);
         site.up();
         let pid = site.pid("sleeper-1");
@@ -129,9 +130,22 @@ service = "web"
     let up = site.command(&["up", "-d"]).env("PLANTED_KEY", secret).output().expect("runs");
     assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
     let environ = std::fs::read(format!("/proc/{}/environ", site.pid("web-1"))).expect("ours");
-    assert_eq!(String::from_utf8_lossy(&environ).matches(secret).count(), 2, "the child has both, and nothing else has them");
+    assert_eq!(
+        String::from_utf8_lossy(&environ).matches(secret).count(),
+        2,
+        "the child has both, and nothing else has them"
+    );
     let mut shown = String::new();
-    for args in [&["status"][..], &["status", "--json"], &["plan"], &["plan", "--json"], &["why", "web-1"], &["logs", "web", "_agent"], &["incidents"], &["doctor"]] {
+    for args in [
+        &["status"][..],
+        &["status", "--json"],
+        &["plan"],
+        &["plan", "--json"],
+        &["why", "web-1"],
+        &["logs", "web", "_agent"],
+        &["incidents"],
+        &["doctor"],
+    ] {
         let ran = site.run(args);
         shown.push_str(&ran.stdout);
         shown.push_str(&ran.stderr);

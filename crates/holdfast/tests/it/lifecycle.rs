@@ -168,7 +168,8 @@ fn an_explicit_not_ready_is_obeyed_even_by_the_last_instance() {
 #[test]
 fn a_pause_detects_but_does_not_act() {
     let port = free_port();
-    let text = web(2, port).replace("ready ", "live = { tcp = true, every = \"200ms\", timeout = \"150ms\", fall = 2 }\nready ");
+    let text = web(2, port)
+        .replace("ready ", "live = { tcp = true, every = \"200ms\", timeout = \"150ms\", fall = 2 }\nready ");
     let site = Site::new(&text);
     site.up();
     site.ok(&["pause", "web", "--for", "1h", "--reason", "moving racks"]);
@@ -197,7 +198,9 @@ fn up_in_the_foreground_stops_everything_on_ctrl_c_but_not_when_its_terminal_is_
     assert_eq!(site.instance("web-1")["state"], "ready", "a lost terminal stopped it");
 
     let mut again = site.command(&["up"]).spawn().expect("starts");
-    site.wait_for("the file to be applied by the second up", || again.try_wait().is_ok_and(|s| s.is_none()) && site.instance("web-1")["state"] == "ready");
+    site.wait_for("the file to be applied by the second up", || {
+        again.try_wait().is_ok_and(|s| s.is_none()) && site.instance("web-1")["state"] == "ready"
+    });
     kill(again.id(), "INT");
     let status = again.wait().expect("it ends");
     assert_eq!(status.code(), Some(130));

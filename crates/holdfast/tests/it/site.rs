@@ -23,9 +23,8 @@ impl Site {
     }
 
     pub(crate) fn write(&self, text: &str) {
-        let text = text
-            .replace("{origin}", &origin().to_string_lossy())
-            .replace("{dir}", &self.path().to_string_lossy());
+        let text =
+            text.replace("{origin}", &origin().to_string_lossy()).replace("{dir}", &self.path().to_string_lossy());
         std::fs::write(self.path().join("holdfast.toml"), text).expect("the site's directory is writable");
     }
 
@@ -57,7 +56,6 @@ impl Site {
     pub(crate) fn up(&self) {
         self.ok(&["up", "-d"]);
     }
-
 
     pub(crate) fn status(&self) -> Value {
         let ran = self.run(&["status", "--json"]);
@@ -221,7 +219,8 @@ impl Site {
             .into_iter()
             .filter(|(pid, _)| {
                 let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let args: Vec<String> = cmdline.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
+                let args: Vec<String> =
+                    cmdline.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
                 args.iter().any(|a| a == subcommand) && args.iter().any(|a| a.starts_with(&data))
             })
             .map(|(pid, _)| pid)

@@ -182,8 +182,9 @@ fn a_long_report_is_neither_cut_nor_repeated_nor_a_reason_to_restart() {
 #[test]
 fn nginx_and_python_from_debian_stay_up_under_wrk() {
     let port = free_port();
-    let site = Site::new(&format!(
-        r#"
+    let site = Site::new(
+        &format!(
+            r#"
 [service.static]
 command  = ["nginx", "-p", "{{dir}}", "-c", "{{dir}}/nginx-{{ordinal}}.conf"]
 replicas = 2
@@ -203,9 +204,10 @@ service = "static"
 listen  = "127.0.0.1:{files}"
 service = "files"
 "#,
-        files = free_port()
-    )
-    .replace("port     = 0", &format!("port     = {}", nginx_port())));
+            files = free_port()
+        )
+        .replace("port     = 0", &format!("port     = {}", nginx_port())),
+    );
     std::fs::create_dir_all(site.path().join("www")).expect("writable");
     std::fs::write(site.path().join("www/index.html"), "hello\n").expect("writable");
     for n in 0..2u16 {
@@ -244,10 +246,12 @@ service = "files"
 /// Two neighbouring ports, the same at each call within a run.
 fn nginx_port() -> u16 {
     static PORT: std::sync::OnceLock<u16> = std::sync::OnceLock::new();
-    *PORT.get_or_init(|| loop {
-        let port = free_port();
-        if std::net::TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-            return port;
+    *PORT.get_or_init(|| {
+        loop {
+            let port = free_port();
+            if std::net::TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+                return port;
+            }
         }
     })
 }

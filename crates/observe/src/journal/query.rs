@@ -93,8 +93,11 @@ fn events(db: &Connection, query: EventQuery) -> rusqlite::Result<Vec<Row>> {
     }
     if let Some(service) = query.service {
         // Subjects of instances are `instance/NAME-ORDINAL`; GLOB's digit class keeps `web-admin-1` out of `web`.
-        wanted.and("(subject = 'service/' || ? OR subject = 'balancer/' || ? OR (subject GLOB 'instance/' || ? || '-[0-9]*' \
-                    AND subject NOT GLOB 'instance/' || ? || '-*[^0-9]*'))", service);
+        wanted.and(
+            "(subject = 'service/' || ? OR subject = 'balancer/' || ? OR (subject GLOB 'instance/' || ? || '-[0-9]*' \
+                    AND subject NOT GLOB 'instance/' || ? || '-*[^0-9]*'))",
+            service,
+        );
     }
     if let Some(since) = query.since_wall_ms {
         wanted.and("last_wall_ms >= ?", since as i64);
@@ -160,8 +163,10 @@ fn incidents(db: &Connection, query: IncidentQuery) -> rusqlite::Result<Vec<Reco
         wanted.sql(),
         limit(query.limit)
     );
-    let found: Vec<Option<Record>> =
-        db.prepare(&sql)?.query_map(wanted.params(), |r| Ok(read(r.get(0)?, &r.get::<_, String>(1)?)))?.collect::<rusqlite::Result<_>>()?;
+    let found: Vec<Option<Record>> = db
+        .prepare(&sql)?
+        .query_map(wanted.params(), |r| Ok(read(r.get(0)?, &r.get::<_, String>(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
     Ok(found.into_iter().flatten().collect())
 }
 

@@ -11,12 +11,28 @@ type Sql<T> = rusqlite::Result<T>;
 /// One change of the tables. A batch of them is one transaction.
 #[derive(Clone)]
 pub(super) enum Change {
-    Insert { event: Event, incident: Option<String> },
+    Insert {
+        event: Event,
+        incident: Option<String>,
+    },
     /// Seen again: counted on the row of the same key.
-    Repeat { of: EventKey, boot_ns: u64, wall_ms: u64 },
-    Acked { node: String, source: String, incarnation: String, seq: u64 },
+    Repeat {
+        of: EventKey,
+        boot_ns: u64,
+        wall_ms: u64,
+    },
+    Acked {
+        node: String,
+        source: String,
+        incarnation: String,
+        seq: u64,
+    },
     Incident(Box<Record>),
-    Minute { service: String, minute: u64, tally: Tally },
+    Minute {
+        service: String,
+        minute: u64,
+        tally: Tally,
+    },
 }
 
 /// What identifies an event everywhere.

@@ -119,7 +119,8 @@ async fn an_incident_is_kept_from_the_kill_until_ready_across_a_restart() {
     for id in ["I-000001", "1", &incident.key] {
         assert_eq!(journal.incident(id).await.unwrap().as_ref(), Some(incident), "{id}");
     }
-    let chain = journal.events(EventQuery { incident: Some(incident.key.clone()), ..EventQuery::default() }).await.unwrap();
+    let chain =
+        journal.events(EventQuery { incident: Some(incident.key.clone()), ..EventQuery::default() }).await.unwrap();
     assert_eq!(chain.len(), 3, "its events, the one that closed it included");
 }
 
@@ -155,10 +156,13 @@ async fn what_does_not_fit_is_counted_and_never_waited_for() {
     tokio::time::timeout(WAIT, wait_told).await.unwrap();
     journal.append(at(sent + 1, sent + 1, "web-1", "a", "b", "after"));
     assert!(journal.flush(WAIT).await);
-    let stored = journal.read(|db| Ok(db.query_row("SELECT count(*) FROM events WHERE source <> 'journal'", [], |r| r.get::<_, i64>(0))?));
+    let stored = journal.read(|db| {
+        Ok(db.query_row("SELECT count(*) FROM events WHERE source <> 'journal'", [], |r| r.get::<_, i64>(0))?)
+    });
     assert_eq!(stored.await.unwrap() as u64 + journal.events_lost(), sent + 1);
     if journal.events_lost() > 0 {
-        let rows = journal.events(EventQuery { subject: Some("journal".into()), ..EventQuery::default() }).await.unwrap();
+        let rows =
+            journal.events(EventQuery { subject: Some("journal".into()), ..EventQuery::default() }).await.unwrap();
         let told: u64 = rows.iter().map(|r| r.event.inputs[0].1.parse::<u64>().unwrap()).sum();
         assert_eq!(told, journal.events_lost());
     }

@@ -37,9 +37,7 @@ fn service_rank(service: &Service) -> (u8, u8) {
 }
 
 /// Names of the services and, for each, its instances, both worst first; equal ones by name and ordinal.
-pub fn worst_first(
-    services: &std::collections::BTreeMap<String, Service>,
-) -> Vec<(&str, &Service, Vec<&Instance>)> {
+pub fn worst_first(services: &std::collections::BTreeMap<String, Service>) -> Vec<(&str, &Service, Vec<&Instance>)> {
     let mut list: Vec<(&str, &Service, Vec<&Instance>)> = services
         .iter()
         .map(|(name, service)| {

@@ -30,7 +30,9 @@ mod tests {
     #[test]
     fn a_share_of_what_is_in_flight_but_never_less_than_the_minimum() {
         let b = Budget::default();
-        for (in_flight, retrying, allowed) in [(0, 2, true), (0, 3, false), (10, 3, false), (100, 19, true), (100, 20, false)] {
+        for (in_flight, retrying, allowed) in
+            [(0, 2, true), (0, 3, false), (10, 3, false), (100, 19, true), (100, 20, false)]
+        {
             assert_eq!(b.allows(in_flight, retrying), allowed, "{in_flight} {retrying}");
         }
         assert!(!Budget { ratio: 0.0, min: 0 }.allows(1_000, 0));

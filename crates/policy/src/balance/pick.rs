@@ -3,8 +3,8 @@
 //! Tiers, the first that is not empty: ready and neither ejected nor hung; suspect, likewise; the least bad of what
 //! is left. An explicit not-ready and a draining endpoint are in no tier, not even as the last one.
 
-use crate::balance::{Algorithm, State, Verdict};
 use crate::balance::eject::Phase;
+use crate::balance::{Algorithm, State, Verdict};
 use crate::rng::Rng;
 use crate::time::Timestamp;
 
@@ -105,7 +105,13 @@ impl Candidate {
 
 impl Picker {
     /// `look` is asked for an endpoint of `0..len`; most choices need two looks.
-    pub fn pick(&mut self, algorithm: Algorithm, len: usize, look: impl Fn(usize) -> Candidate, rng: &mut Rng) -> Choice {
+    pub fn pick(
+        &mut self,
+        algorithm: Algorithm,
+        len: usize,
+        look: impl Fn(usize) -> Candidate,
+        rng: &mut Rng,
+    ) -> Choice {
         match len {
             0 => return Choice::None(Why::Empty),
             1 => {}

@@ -104,7 +104,11 @@ mod tests {
             (Unsent, POST, OTHER),
             (NoAnswer { pooled: true }, GET, FRESH),
             (NoAnswer { pooled: false }, GET, FRESH),
-            (NoAnswer { pooled: true }, Request { casualty: true, ..GET }, Next::Again { fresh: true, budgeted: false }),
+            (
+                NoAnswer { pooled: true },
+                Request { casualty: true, ..GET },
+                Next::Again { fresh: true, budgeted: false },
+            ),
             (NoAnswer { pooled: true }, POST, Next::GiveUp),
             (NoAnswer { pooled: false }, POST, Next::GiveUp),
             (NoAnswer { pooled: true }, STREAMED, Next::GiveUp),

@@ -12,7 +12,13 @@ pub(super) fn has_token(value: &[u8], token: &[u8]) -> bool {
 /// Fields that `Connection` cannot take away: framing and routing are ours, credentials are the user's.
 pub(super) fn is_kept_from_connection(name: &[u8]) -> bool {
     const KEPT: [&[u8]; 8] = [
-        b"host", b"content-length", b"transfer-encoding", b"authorization", b"cookie", b"content-type", b"content-encoding",
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"authorization",
+        b"cookie",
+        b"content-type",
+        b"content-encoding",
         b"via",
     ];
     KEPT.iter().any(|k| name.eq_ignore_ascii_case(k))

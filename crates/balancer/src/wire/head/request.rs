@@ -47,7 +47,10 @@ struct Facts<'a> {
 /// Reads one head from the start of `bytes`, `None` when it is not complete. `head` gets the head for the endpoint,
 /// `line` gets `METHOD TARGET` for the log.
 pub(crate) fn read_request(
-    bytes: &[u8], rules: &Rules<'_>, head: &mut Vec<u8>, line: &mut Vec<u8>,
+    bytes: &[u8],
+    rules: &Rules<'_>,
+    head: &mut Vec<u8>,
+    line: &mut Vec<u8>,
 ) -> Result<Option<Request>, Refusal> {
     // RFC 9112 section 2.2: an empty line before the request is ignored.
     let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
@@ -107,7 +110,9 @@ fn gather<'a>(headers: &[Header<'a>], minor: u8) -> Result<Facts<'a>, Refusal> {
         match Known::of(h.name) {
             Known::Host if f.host.is_some() => return Err(Refusal::Malformed("more than one Host")),
             Known::Host => f.host = Some(h.value),
-            Known::ContentLength if f.length.is_some() => return Err(Refusal::Malformed("more than one Content-Length")),
+            Known::ContentLength if f.length.is_some() => {
+                return Err(Refusal::Malformed("more than one Content-Length"));
+            }
             Known::ContentLength => {
                 f.length = Some(fields::length(h.value).ok_or(Refusal::Malformed("Content-Length is not a number"))?);
             }
@@ -186,7 +191,12 @@ fn is_host_byte(byte: u8) -> bool {
 }
 
 fn write_head(
-    out: &mut Vec<u8>, method: &str, path: &str, authority: Option<&str>, headers: &[Header<'_>], f: &Facts<'_>,
+    out: &mut Vec<u8>,
+    method: &str,
+    path: &str,
+    authority: Option<&str>,
+    headers: &[Header<'_>],
+    f: &Facts<'_>,
     rules: &Rules<'_>,
 ) {
     out.extend_from_slice(method.as_bytes());
@@ -204,7 +214,12 @@ fn write_head(
             Known::IdempotencyKey | Known::ContentLength | Known::TransferEncoding => true,
             Known::Expect => !is_held(f),
             Known::ForwardedProto | Known::ForwardedHost | Known::OtherForwarded => rules.trusted,
-            Known::Host | Known::Connection | Known::KeepAlive | Known::Upgrade | Known::HopByHop | Known::ForwardedFor => false,
+            Known::Host
+            | Known::Connection
+            | Known::KeepAlive
+            | Known::Upgrade
+            | Known::HopByHop
+            | Known::ForwardedFor => false,
         };
         if forward {
             fields::put(out, h.name.as_bytes(), h.value);
@@ -248,10 +263,7 @@ fn is_held(f: &Facts<'_>) -> bool {
 fn is_named(headers: &[Header<'_>], name: &str) -> bool {
     let name = name.as_bytes();
     !fields::is_kept_from_connection(name)
-        && headers
-            .iter()
-            .filter(|h| Known::of(h.name) == Known::Connection)
-            .any(|h| fields::has_token(h.value, name))
+        && headers.iter().filter(|h| Known::of(h.name) == Known::Connection).any(|h| fields::has_token(h.value, name))
 }
 
 #[cfg(test)]

@@ -31,7 +31,11 @@ pub(crate) struct NotHttp;
 
 /// Reads one head from the start of `bytes`, `None` when it is not complete. `head` gets the head for the client with
 /// its framing, unless the status is informational. Whether the connection to the client survives is returned.
-pub(crate) fn read_response(bytes: &[u8], asked: Asked, head: &mut Vec<u8>) -> Result<Option<(Response, bool)>, NotHttp> {
+pub(crate) fn read_response(
+    bytes: &[u8],
+    asked: Asked,
+    head: &mut Vec<u8>,
+) -> Result<Option<(Response, bool)>, NotHttp> {
     let mut space: [MaybeUninit<Header<'_>>; HEADERS_MAX] = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -119,11 +123,22 @@ fn timeout(value: &[u8]) -> Option<u32> {
 
 #[allow(clippy::too_many_arguments)]
 fn write_head(
-    out: &mut Vec<u8>, status: u16, reason: &str, headers: &[Header<'_>], f: &Facts<'_>, asked: Asked, body: Body,
+    out: &mut Vec<u8>,
+    status: u16,
+    reason: &str,
+    headers: &[Header<'_>],
+    f: &Facts<'_>,
+    asked: Asked,
+    body: Body,
     keep: bool,
 ) {
     out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(&[b'0' + (status / 100) as u8, b'0' + (status / 10 % 10) as u8, b'0' + (status % 10) as u8, b' ']);
+    out.extend_from_slice(&[
+        b'0' + (status / 100) as u8,
+        b'0' + (status / 10 % 10) as u8,
+        b'0' + (status % 10) as u8,
+        b' ',
+    ]);
     out.extend_from_slice(reason.as_bytes());
     out.extend_from_slice(b"\r\n");
     let dechunk = matches!(body, Body::Chunked(_)) && asked.minor == 0;
@@ -164,10 +179,7 @@ fn write_head(
 fn is_named(headers: &[Header<'_>], name: &str) -> bool {
     let name = name.as_bytes();
     !fields::is_kept_from_connection(name)
-        && headers
-            .iter()
-            .filter(|h| Known::of(h.name) == Known::Connection)
-            .any(|h| fields::has_token(h.value, name))
+        && headers.iter().filter(|h| Known::of(h.name) == Known::Connection).any(|h| fields::has_token(h.value, name))
 }
 
 #[cfg(test)]
@@ -192,8 +204,20 @@ mod tests {
             ("HTTP/1.1 200 OK\r\n\r\n", GET, Body::Close, false, false),
             ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", GET, Body::Length(5), false, true),
             ("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\n", GET, Body::Length(5), false, true),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", GET, Body::chunked(), false, true),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Asked { minor: 0, ..GET }, Body::chunked(), true, false),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+                GET,
+                Body::chunked(),
+                false,
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Asked { minor: 0, ..GET },
+                Body::chunked(),
+                true,
+                false,
+            ),
         ];
         for (text, asked, body, reusable, keep) in table {
             let (r, k, head) = read(text, asked);

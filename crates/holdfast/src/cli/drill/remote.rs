@@ -94,7 +94,11 @@ fn instance(i: api::SystemInstance) -> Option<Instance> {
 
 fn balancer(b: api::SystemBalancer) -> Option<Balancer> {
     let rotation = |(id, in_rotation, since): (String, bool, Option<u64>)| {
-        Some(Rotation { instance: InstanceId::from_str(&id).ok()?, in_rotation, since: since.map(Timestamp::from_nanos) })
+        Some(Rotation {
+            instance: InstanceId::from_str(&id).ok()?,
+            in_rotation,
+            since: since.map(Timestamp::from_nanos),
+        })
     };
     Some(Balancer {
         name: b.name,

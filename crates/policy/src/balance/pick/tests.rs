@@ -81,24 +81,30 @@ fn round_robin_is_even() {
 fn the_slower_of_two_gets_less_and_a_ramping_one_its_share() {
     let slow = Candidate { cost: 9.0, ..GOOD };
     let ramping = Candidate { share: 0.3, ..GOOD };
-    let count = |second: Candidate| (0..2_000).filter(|s| pick(Algorithm::P2c, &[GOOD, second], *s) == Choice::Use { index: 1, tier: Tier::Ready }).count();
+    let count = |second: Candidate| {
+        (0..2_000)
+            .filter(|s| pick(Algorithm::P2c, &[GOOD, second], *s) == Choice::Use { index: 1, tier: Tier::Ready })
+            .count()
+    };
     assert_eq!(count(slow), 0);
     let got = count(Candidate { cost: 0.5, ..ramping });
     assert!((500..700).contains(&got), "{got} of 2000 at a share of 0.3");
 }
 
 fn candidate() -> impl Strategy<Value = Candidate> {
-    (0u8..4, 0u8..4, 0u8..3, any::<bool>(), 0u32..4, any::<bool>(), 0.0f64..1.0).prop_map(|(s, v, p, admits, in_flight, tried, share)| Candidate {
-        state: [State::Ready, State::Suspect, State::NotReady, State::Draining][usize::from(s)],
-        verdict: [Verdict::Ok, Verdict::Stopped, Verdict::NoProgress, Verdict::Busy][usize::from(v)],
-        phase: [Phase::In, Phase::Out, Phase::Probing][usize::from(p)],
-        admits,
-        in_flight,
-        in_flight_max: 3,
-        share,
-        tried,
-        ..GOOD
-    })
+    (0u8..4, 0u8..4, 0u8..3, any::<bool>(), 0u32..4, any::<bool>(), 0.0f64..1.0).prop_map(
+        |(s, v, p, admits, in_flight, tried, share)| Candidate {
+            state: [State::Ready, State::Suspect, State::NotReady, State::Draining][usize::from(s)],
+            verdict: [Verdict::Ok, Verdict::Stopped, Verdict::NoProgress, Verdict::Busy][usize::from(v)],
+            phase: [Phase::In, Phase::Out, Phase::Probing][usize::from(p)],
+            admits,
+            in_flight,
+            in_flight_max: 3,
+            share,
+            tried,
+            ..GOOD
+        },
+    )
 }
 
 proptest! {

@@ -10,7 +10,10 @@ fn read(text: &str) -> Result<Option<(Request, String)>, Refusal> {
 #[test]
 fn the_head_is_written_anew_without_what_ends_here() {
     let (r, head) = read("GET /a?b HTTP/1.1\r\nHost: shop\r\nConnection: keep-alive, X-Secret\r\nX-Secret: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nX-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nCookie: a\r\n\r\nrest").unwrap().unwrap();
-    assert_eq!(head, "GET /a?b HTTP/1.1\r\nHost: shop\r\nCookie: a\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: shop\r\nVia: 1.1 holdfast\r\n\r\n");
+    assert_eq!(
+        head,
+        "GET /a?b HTTP/1.1\r\nHost: shop\r\nCookie: a\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: shop\r\nVia: 1.1 holdfast\r\n\r\n"
+    );
     assert!(r.keep_alive && r.idempotent && r.body == Body::Empty);
 }
 
@@ -34,7 +37,10 @@ fn absolute_form_gives_its_authority_to_host() {
 #[test]
 fn connection_cannot_name_away_framing_or_routing() {
     let (r, head) = read("POST / HTTP/1.1\r\nHost: h\r\nConnection: content-length, host, cookie\r\nCookie: c\r\nContent-Length: 3\r\n\r\n").unwrap().unwrap();
-    assert!(head.contains("Content-Length: 3\r\n") && head.contains("Host: h\r\n") && head.contains("Cookie: c\r\n"), "{head}");
+    assert!(
+        head.contains("Content-Length: 3\r\n") && head.contains("Host: h\r\n") && head.contains("Cookie: c\r\n"),
+        "{head}"
+    );
     assert_eq!(r.body, Body::Length(3));
 }
 
@@ -142,7 +148,20 @@ proptest::proptest! {
 }
 
 const PARTS: [&str; 16] = [
-    "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", "content-length: 03\r\n", "Connection: close, x-a\r\n",
-    "X-A: 1\r\n", "Expect: 100-continue\r\n", "Upgrade: websocket\r\n", "Connection: upgrade\r\n", "Idempotency-Key: k\r\n",
-    "X-Forwarded-For: 1\r\n", "Via: 1.1 a\r\n", " folded\r\n", "TE: trailers\r\n", "Cookie: a=b\r\n", "X: \u{e9}\r\n", "\n",
+    "Content-Length: 3\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "content-length: 03\r\n",
+    "Connection: close, x-a\r\n",
+    "X-A: 1\r\n",
+    "Expect: 100-continue\r\n",
+    "Upgrade: websocket\r\n",
+    "Connection: upgrade\r\n",
+    "Idempotency-Key: k\r\n",
+    "X-Forwarded-For: 1\r\n",
+    "Via: 1.1 a\r\n",
+    " folded\r\n",
+    "TE: trailers\r\n",
+    "Cookie: a=b\r\n",
+    "X: \u{e9}\r\n",
+    "\n",
 ];
