@@ -29,7 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::core::Core;
 use self::planes::Planes;
 use crate::failure::{Exit, Failure};
-use crate::layout::Layout;
+use crate::layout::{Layout, PLANES};
 
 /// The journal's last words before the process ends.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
@@ -104,10 +104,11 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
         .map_err(|e| state_failure(layout, &e))?;
     let epoch = holdfast_cluster::epoch::settle(&store, []).await.map_err(|e| state_failure(layout, &e))?;
     let life = own_life(layout);
-    let planes = Planes::open(layout, epoch)?;
+    let records = Records::new(Arc::new(store.clone()));
+    let order = records.next_plane_epoch(PLANES, planes::highest_epoch(layout)).await;
+    let planes = Planes::open(layout, order.map_err(|e| state_failure(layout, &e))?)?;
     planes.recover_sockets().await;
     undo_drills(layout).await;
-    let records = Records::new(Arc::new(store.clone()));
     let options = Options {
         data_dir: layout.data_dir.clone(),
         node: node.clone(),

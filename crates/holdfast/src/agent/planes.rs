@@ -72,6 +72,7 @@ impl State {
 }
 
 impl Planes {
+    /// `epoch` must be above that of every agent before this one, because `seq` begins anew: see [`highest_epoch`].
     pub(crate) fn open(layout: &Layout, epoch: u64) -> Result<Arc<Planes>, Failure> {
         let table = Table::open(&layout.shared_table())
             .map_err(|e| Failure::new("HF0315", "cannot use the balancers' shared table").because_of(&e))?;
@@ -199,15 +200,16 @@ impl Planes {
                     }
                     pause = RECONNECT;
                 }
+                let mut served = false;
                 if let Ok(mut client) = PlaneClient::connect(&dir).await {
-                    pause = RECONNECT;
                     if let Err(error) = planes.tell(ordinal, &mut client).await {
                         tracing::debug!(plane = ordinal, %error, "lost a balancer process");
                     }
+                    served = planes.state().acked.remove(&ordinal).is_some();
                 }
-                planes.state().acked.remove(&ordinal);
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RECONNECT_MAX);
+                // One that takes nothing is not asked faster than one that is not there.
+                pause = if served { RECONNECT } else { (pause * 2).min(RECONNECT_MAX) };
             }
         });
     }
@@ -304,6 +306,13 @@ impl Planes {
     pub(crate) fn beat(&self) {
         self.table.beat(clock::now());
     }
+}
+
+/// Of the snapshots that planes keep: a state that was made anew must not begin below them.
+pub(crate) fn highest_epoch(layout: &Layout) -> u64 {
+    let kept = (1..=holdfast_balancer::shared::PROCESSES_MAX as u32)
+        .filter_map(|ordinal| Snapshot::load(&layout.run_dir(&plane(ordinal).to_string())).ok().flatten());
+    kept.map(|snapshot| snapshot.epoch).max().unwrap_or(0)
 }
 
 /// The process has been spawned; whether it answers is found out by asking.

@@ -15,6 +15,9 @@ use super::rings::Ring;
 
 const EVERY: Duration = Duration::from_secs(1);
 
+/// In ticks: nobody waits for these events, and looking reads the whole ring.
+const RINGS_EVERY: u64 = 5;
+
 #[derive(Default)]
 struct Followed {
     counters: BTreeMap<(String, &'static str), Follow>,
@@ -25,14 +28,18 @@ pub(super) fn start(core: &Arc<Core>) {
     tokio::spawn(async move {
         let mut followed = Followed::default();
         let mut rings = rings(&core);
+        let mut ticks = 0u64;
         // What was counted before this agent lived belongs to nobody's second.
         core.planes.counted();
         loop {
             tokio::time::sleep(EVERY).await;
             requests(&core);
             export(&core, &mut followed);
-            for ring in &mut rings {
-                ring.copy(&core).await;
+            ticks += 1;
+            if ticks % RINGS_EVERY == 0 {
+                for ring in &mut rings {
+                    ring.copy(&core).await;
+                }
             }
         }
     });
