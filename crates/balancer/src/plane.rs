@@ -154,16 +154,18 @@ impl Plane {
             return Err(Error::SnapshotOlder { offered: snapshot.order(), held: held.order() });
         }
         check(&snapshot)?;
-        let persisted = match snapshot.keep(&self.options.dir) {
+        let kept = snapshot.clone();
+        let wanted = snapshot.balancers.iter().flat_map(|b| b.listen.iter());
+        let missing = wanted.filter(|a| !self.listeners.contains_key(a)).copied().collect();
+        // In force first: a request must not wait for a disk. Said only when it is kept.
+        self.install(snapshot).await;
+        let persisted = match kept.keep(&self.options.dir) {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%error, "the snapshot is used but not kept");
                 false
             }
         };
-        let wanted = snapshot.balancers.iter().flat_map(|b| b.listen.iter());
-        let missing = wanted.filter(|a| !self.listeners.contains_key(a)).copied().collect();
-        self.install(snapshot).await;
         Ok(Applied { persisted, missing })
     }
 
@@ -184,11 +186,23 @@ impl Plane {
             worker.settle().await;
         }
         self.snapshot = Some(snapshot);
+        self.close_unwanted().await;
         if !self.ready {
             self.ready = true;
             if let Err(error) = inherit::notify("READY=1") {
                 tracing::warn!(%error, "readiness could not be told");
             }
+        }
+    }
+
+    /// Sockets that no balancer listens on any more: left open, they would take connections that nobody answers.
+    async fn close_unwanted(&mut self) {
+        let wanted: Vec<SocketAddr> =
+            self.snapshot.iter().flat_map(|s| &s.balancers).flat_map(|b| b.listen.iter().copied()).collect();
+        let before = self.listeners.len();
+        self.listeners.retain(|addr, _| wanted.contains(addr));
+        if self.listeners.len() != before {
+            self.share_listeners().await;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -146,7 +146,8 @@ impl Planes {
 
     /// From now on this is what is served, and these are the sockets.
     pub(crate) fn set_config(self: &Arc<Self>, config: &Config, sockets: Sockets) {
-        self.sockets.send_replace(sockets);
+        let before = self.sockets.send_replace(sockets);
+        self.hand_over(&before, config.node.balancer_processes);
         {
             let mut state = self.state();
             let limit = u16::try_from(BALANCERS_MAX).unwrap_or(u16::MAX);
@@ -159,6 +160,33 @@ impl Planes {
             state.config = Some(config.clone());
         }
         self.publish();
+    }
+
+    /// The shims of living planes keep the sockets for the next process; new ones launch with all of them.
+    fn hand_over(self: &Arc<Self>, before: &Sockets, processes: u16) {
+        let now = self.sockets();
+        let added: Vec<(String, Arc<OwnedFd>)> =
+            now.iter().filter(|(name, _)| !before.contains_key(*name)).map(|(n, fd)| (n.clone(), fd.clone())).collect();
+        let removed: Vec<String> = before.keys().filter(|name| !now.contains_key(*name)).cloned().collect();
+        if added.is_empty() && removed.is_empty() {
+            return;
+        }
+        for ordinal in 1..=u32::from(processes) {
+            let (added, removed) = (added.clone(), removed.clone());
+            let dir = self.layout.run_dir(&plane(ordinal).to_string());
+            tokio::spawn(async move {
+                let Ok(shim) = shim::Client::connect(&dir, SHIM_TIME).await else { return };
+                let fds: Vec<_> = added.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
+                let held = shim.hold_fds(&fds, SHIM_TIME).await;
+                let dropped = match removed.is_empty() {
+                    true => Ok(()),
+                    false => shim.request(shim::Body::DropFds { names: removed }, SHIM_TIME).await.map(drop),
+                };
+                if let Err(error) = held.and(dropped) {
+                    tracing::warn!(plane = ordinal, code = error.code(), %error, "its shim keeps other sockets than it should");
+                }
+            });
+        }
     }
 
     /// A slot of the shared table for each instance that balancers may see.

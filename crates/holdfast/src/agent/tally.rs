@@ -36,7 +36,7 @@ pub(super) fn start(core: &Arc<Core>) {
             requests(&core);
             export(&core, &mut followed);
             ticks += 1;
-            if ticks % RINGS_EVERY == 0 {
+            if ticks.is_multiple_of(RINGS_EVERY) {
                 for ring in &mut rings {
                     ring.copy(&core).await;
                 }

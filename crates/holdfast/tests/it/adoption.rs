@@ -38,6 +38,10 @@ fn a_killed_agent_comes_back_and_adopts_what_runs() {
         site.wait_for("the same instances, ready", || {
             pids(&site) == before && site.status()["services"]["web"]["ready"] == 2
         });
+        // A new agent's word must count more than that of the one before.
+        site.wait_for("both balancer processes to follow it", || {
+            site.status()["balancers"]["public"]["processes"] == 2
+        });
     }
 }
 

@@ -99,6 +99,29 @@ fn applying_a_changed_file_touches_only_what_changed() {
 }
 
 #[test]
+fn a_balancer_is_added_without_touching_the_processes_that_serve() {
+    let (port, more) = (free_port(), free_port());
+    let site = Site::new(&web(2, port));
+    site.up();
+    let planes = site.planes();
+    let second = format!("{}\n[balancer.second]\nlisten = \"127.0.0.1:{more}\"\nservice = \"web\"\n", web(2, port));
+    site.write(&second);
+    site.up();
+    site.wait_for("the second balancer to answer", || get(more, "/").is_ok_and(|(status, _)| status == 200));
+    assert_eq!(site.planes(), planes);
+    // A process that dies now comes back with the socket that came later.
+    kill(planes[0], "KILL");
+    kill(planes[1], "KILL");
+    site.wait_for("two new processes that serve both", || {
+        let both = [port, more].iter().all(|p| get(*p, "/").is_ok_and(|(status, _)| status == 200));
+        both && site.planes().len() == 2
+    });
+    site.write(&web(2, port));
+    site.up();
+    site.wait_for("nobody listens on the second any more", || std::net::TcpListener::bind(("127.0.0.1", more)).is_ok());
+}
+
+#[test]
 fn restart_of_a_service_replaces_every_instance() {
     let site = Site::new(&web(2, free_port()));
     site.up();

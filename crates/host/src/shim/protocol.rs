@@ -11,7 +11,8 @@ pub const VERSION: u32 = 1;
 pub const PACKET_BYTES_MAX: usize = 64 * 1024;
 
 /// Descriptors in one packet (the kernel allows 253). More are sent in several `HoldFds`.
-pub const FDS_MAX: usize = 64;
+/// A shim holds no more than that, so that it can give them all back at once.
+pub const FDS_MAX: usize = 250;
 
 /// From a client to the shim. Answered by exactly one [`Told`] with the same `id`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

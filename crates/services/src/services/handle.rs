@@ -58,12 +58,15 @@ impl Handle {
             definition.balanced = config.balancers.values().any(|b| b.service == service.name);
             services.insert(service.name.as_str().into(), Arc::new(definition));
         }
+        let mut held = BTreeMap::new();
         for part in internal {
             let names = part.listeners.iter().map(|(name, _)| name.clone()).collect();
             let name: Arc<str> = part.service.name.as_str().into();
-            self.listeners.lock().unwrap_or_else(PoisonError::into_inner).extend(part.listeners);
+            held.extend(part.listeners);
             services.insert(name, Arc::new(Definition::internal(part.service, names)));
         }
+        // Exactly these: a socket kept for nobody would take connections that nobody answers.
+        *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) = held;
         let replicas: BTreeMap<String, u32> =
             services.iter().map(|(n, d)| (n.to_string(), d.service.replicas)).collect();
         let (revision, changed) = {

@@ -23,12 +23,13 @@ pub struct Definition {
 
 impl Definition {
     pub fn new(service: Service) -> Self {
-        let hash = hash(&service, &[]);
+        let hash = hash(&service);
         Definition { service, internal: false, listeners: Vec::new(), balanced: false, hash }
     }
 
     pub fn internal(service: Service, listeners: Vec<String>) -> Self {
-        let hash = hash(&service, &listeners);
+        // A socket more or less is handed to what runs; it replaces nothing.
+        let hash = hash(&service);
         Definition { service, internal: true, listeners, balanced: false, hash }
     }
 
@@ -64,7 +65,7 @@ impl Definition {
 
 /// FNV-1a over a spelled-out text. It must not change between releases, or an upgrade of the agent restarts
 /// everything: a field added later is written only when it differs from its default.
-fn hash(service: &Service, listeners: &[String]) -> u64 {
+fn hash(service: &Service) -> u64 {
     let mut text = String::new();
     let mut field = |name: &str, value: &dyn std::fmt::Display| {
         let value = value.to_string();
@@ -99,7 +100,6 @@ fn hash(service: &Service, listeners: &[String]) -> u64 {
         Port::Fixed(port) => field("port", &port),
     }
     spec_fields(service, &mut field);
-    listeners.iter().for_each(|name| field("listener", name));
     fnv1a(text.as_bytes())
 }
 

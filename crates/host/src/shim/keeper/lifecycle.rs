@@ -171,7 +171,10 @@ impl Keeper {
         }
         let held = |name: &str| self.held.iter().find(|(held, _)| held == name).map(|(_, fd)| fd.as_fd());
         let stdin = if self.spec.stdin { held("stdin") } else { None };
-        let listeners = self.spec.fds.iter().filter_map(|name| Some((name.as_str(), held(name)?))).collect();
+        // Those that came after the launch follow those that it was launched for.
+        let later = self.held.iter().map(|(name, _)| name).filter(|n| *n != "stdin" && !self.spec.fds.contains(n));
+        let names = self.spec.fds.iter().chain(later);
+        let listeners = names.filter_map(|name| Some((name.as_str(), held(name)?))).collect();
         child::spawn(self.plan(&self.spec.argv, stdin, listeners)?)
     }
 
