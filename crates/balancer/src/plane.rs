@@ -206,6 +206,16 @@ impl Plane {
         }
     }
 
+    /// WATCHDOG=1, if every core answers.
+    pub(crate) async fn say_alive(&self) {
+        for worker in &self.workers {
+            if !worker.settle().await {
+                return;
+            }
+        }
+        let _ = inherit::notify("WATCHDOG=1");
+    }
+
     pub(crate) async fn add_listeners(&mut self, sockets: Vec<TcpListener>) -> Result<(), Error> {
         for (addr, sockets) in by_address(sockets)? {
             // The same address again: sockets made anew take the place of the old ones.

@@ -47,7 +47,10 @@ impl Record {
 
     pub(crate) fn note(&mut self, from: &str, to: &str, reason: &str) {
         let Some(ring) = &mut self.ring else { return };
-        let event = Event::now(&self.node, &self.source, &self.incarnation, &self.subject).change(from, to, reason);
+        // What a drill did or missed is no fault of what it struck.
+        let event = Event::now(&self.node, &self.source, &self.incarnation, &self.subject)
+            .change(from, to, reason)
+            .with(holdfast_observe::incident::STAGE, "neutral");
         if let Err(e) = ring.append(event).and_then(|_| ring.sync()) {
             tracing::warn!(error = %e, "an event of the drill is lost");
         }

@@ -92,7 +92,9 @@ impl Services {
         let found = found(&run_dir)?;
         let (events, inbox) = mpsc::channel(EVENTS);
         let (asks, questions) = mpsc::channel(ASKS);
-        let (status, status_seen) = watch::channel(Arc::default());
+        // Nobody may take what was not looked at yet for what is there.
+        let unknown = crate::supervisor::Status { adopting: true, ..crate::supervisor::Status::default() };
+        let (status, status_seen) = watch::channel(Arc::new(unknown));
         let (endpoints, endpoints_seen) = watch::channel(Endpoints::default());
         let (transitions, _) = broadcast::channel(TRANSITIONS);
         let prober = Prober::start(events.clone()).map_err(Error::Thread)?;

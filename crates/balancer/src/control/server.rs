@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use holdfast_host::seqpacket::{AsyncConnection, AsyncListener};
 use holdfast_host::{listen, memfd};
@@ -16,6 +17,9 @@ use crate::snapshot::SIZE_BYTES_MAX;
 
 /// Agent, drills, a status or two at the same time.
 const CONNECTIONS_MAX: usize = 32;
+
+/// Several of them within the second after which the agent becomes suspicious.
+const WATCHDOG_EVERY: Duration = Duration::from_millis(250);
 
 pub(crate) struct Server {
     listener: AsyncListener,
@@ -45,6 +49,8 @@ impl Server {
         let (jobs, mut todo) = mpsc::channel::<Job>(CONNECTIONS_MAX);
         let accepting = tokio::spawn(accept(self.listener, jobs));
         plane.resume().await;
+        let mut watchdog = tokio::time::interval(WATCHDOG_EVERY);
+        watchdog.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let (process, deadline) = (plane.process(), plane.drain_until());
             let draining = plane.is_draining();
@@ -52,6 +58,7 @@ impl Server {
                 Some(job) = todo.recv() => answer(plane, job).await,
                 _ = terminate.recv() => plane.begin_drain().await,
                 _ = interrupt.recv() => plane.begin_drain().await,
+                _ = watchdog.tick() => plane.say_alive().await,
                 () = Plane::drained(process, deadline), if draining => break,
             }
         }
@@ -76,7 +83,7 @@ async fn accept(listener: AsyncListener, jobs: mpsc::Sender<Job>) {
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a control connection");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }

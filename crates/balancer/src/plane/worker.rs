@@ -71,10 +71,11 @@ impl Worker {
         }
     }
 
-    pub(super) async fn settle(&self) {
+    /// True when the core answered within [`COMMAND_WAIT`].
+    pub(super) async fn settle(&self) -> bool {
         let (done, settled) = oneshot::channel();
         self.tell(Command::Settle(done)).await;
-        let _ = tokio::time::timeout(COMMAND_WAIT, settled).await;
+        matches!(tokio::time::timeout(COMMAND_WAIT, settled).await, Ok(Ok(())))
     }
 
     pub(super) async fn stats(&self) -> Vec<Part> {

@@ -280,10 +280,10 @@ impl Planes {
         found
     }
 
-    /// Every connected plane serves by the newest snapshot.
+    /// Every connected plane serves by the newest snapshot; without any there is nobody to wait for.
     pub(crate) fn up_to_date(&self) -> bool {
         let state = self.state();
-        !state.acked.is_empty() && state.acked.values().all(|seq| *seq >= state.seq)
+        state.acked.values().all(|seq| *seq >= state.seq)
     }
 
     pub(crate) fn is_acked(&self, ordinal: u32) -> bool {
@@ -403,7 +403,14 @@ fn service(exe: &std::path::Path, layout: &Layout, config: &Config) -> Service {
             thresholds: holdfast_policy::health::Thresholds::default(),
             within: Duration::from_secs(30),
         }),
-        live: None,
+        // The process says WATCHDOG=1 while its control thread and each of its cores answer.
+        live: Some(Probe {
+            check: holdfast_config::Check::Notify,
+            every: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            thresholds: holdfast_policy::health::Thresholds { rise: 1, fall: 2 },
+            within: Duration::from_secs(30),
+        }),
         stop: Stop { command: None, signal: 15, grace: Duration::from_secs(30), drain: Duration::ZERO },
         min_available: u32::from(config.node.balancer_processes > 1),
         max_unavailable: 1,

@@ -307,7 +307,9 @@ impl Supervisor {
         transition.to = "exited";
         i.shown = "exited";
         let at = exit.at.min(now);
-        let mark = if own { Mark::phase(Phase::Detected) } else { Mark::NONE };
+        // A job that ends with success has done what it is for.
+        let done = matches!(state.phase, ShimPhase::Finished { success: true });
+        let mark = if own && !done { Mark::phase(Phase::Detected) } else { Mark::NONE };
         self.tell(now, i, transition, mark.at(at));
         own
     }
