@@ -30,6 +30,7 @@ const STAGES: &[(&str, Stage)] = &[
     ("starting", Stage::Acted),
     ("running", Stage::Acted),
     ("ready", Stage::Ready),
+    ("in", Stage::Ready),
     ("returned", Stage::Ready),
     ("completed", Stage::Ready),
     ("stopped", Stage::Gone),

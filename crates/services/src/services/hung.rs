@@ -11,9 +11,9 @@ use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use super::Endpoints;
-use crate::supervisor::Event;
+use crate::supervisor::{EndpointState, Event};
 
-/// How often waiting instances are looked at.
+/// How often instances are looked at: the state of each child, and all processes of those on which requests wait.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// This watcher being later than that voids what it saw: the machine is short of CPU, not the instance hung.
 const LATE: Duration = Duration::from_millis(150);
@@ -61,7 +61,10 @@ fn look(
     seen: &mut BTreeMap<InstanceId, Seen>,
     late: bool,
 ) {
-    let waiting = hook.waiting();
+    let mut waiting = hook.waiting();
+    waiting.extend(stopped(endpoints));
+    waiting.sort();
+    waiting.dedup();
     seen.retain(|id, _| {
         let stays = waiting.contains(id);
         if !stays {
@@ -89,6 +92,17 @@ fn look(
             let _ = events.try_send(Event::Verdict { instance: id, incarnation, verdict });
         }
     }
+}
+
+/// Ready instances whose child itself is stopped: one read each, and no request has to wait to find out.
+fn stopped(endpoints: &watch::Receiver<Endpoints>) -> Vec<InstanceId> {
+    let ready: Vec<(InstanceId, u32)> = {
+        let table = endpoints.borrow();
+        let ready = table.iter().filter(|(_, e)| e.state == EndpointState::Ready);
+        ready.filter_map(|(id, e)| Some((id.clone(), e.pid?))).collect()
+    };
+    let is_stopped = |pid: u32| i32::try_from(pid).ok().and_then(process::stat).is_some_and(|s| s.state == 'T');
+    ready.into_iter().filter(|(_, pid)| is_stopped(*pid)).map(|(id, _)| id).collect()
 }
 
 fn fresh(incarnation: Incarnation) -> Seen {

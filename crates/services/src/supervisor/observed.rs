@@ -62,8 +62,8 @@ impl Supervisor {
             Event::Verdict { instance, incarnation, verdict } => {
                 self.with(&instance, |s, i| {
                     let same = i.life.incarnation == incarnation || !s.rules.incarnation_check;
-                    if same && matches!(verdict, Verdict::Stopped | Verdict::Quiet) {
-                        s.on_hung(now, i, verdict);
+                    if same && verdict == Verdict::Stopped {
+                        s.on_stopped(now, i);
                     }
                 });
             }

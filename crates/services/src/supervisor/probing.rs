@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use holdfast_config::Check;
 use holdfast_policy::health::{Readiness, Sign};
-use holdfast_policy::hung::Verdict;
 use holdfast_policy::{Incarnation, InstanceId, Timestamp, Transition};
 
 use super::Supervisor;
@@ -243,10 +242,10 @@ impl Supervisor {
         }
     }
 
-    pub(crate) fn on_hung(&mut self, now: Timestamp, i: &mut Instance, verdict: Verdict) {
+    /// Every process of it is stopped: certain, unlike silence without progress, which may be a slow dependency that it waits for.
+    pub(crate) fn on_stopped(&mut self, now: Timestamp, i: &mut Instance) {
         if i.life.ready.suspect() {
-            let text = if verdict == Verdict::Stopped { "stopped" } else { "no progress while requests wait" };
-            self.publish_readiness(now, i, |t| t.with("seen", text));
+            self.publish_readiness(now, i, |t| t.with("seen", "stopped"));
         }
     }
 
