@@ -17,8 +17,9 @@ pub const PROBING_MAX: Duration = Duration::from_secs(10);
 /// Share by which an ejection may be longer or shorter, so that processes and endpoints do not return in step.
 const JITTER: f64 = 0.2;
 
-/// Earlier ejections are forgotten after this many times the last one without a failure.
-const FORGET_FACTOR: u32 = 10;
+/// Earlier ejections are forgotten after this many times the last one without a failure: an endpoint that serves for
+/// as long as it was out has paid. (With ten times, faults minutes apart added up to a minute's ejection each.)
+const FORGET_FACTOR: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {

@@ -441,7 +441,10 @@ impl Supervisor {
         i.told_grant = None;
         i.last_seq = 0;
         self.dirty = true;
-        self.settle(now, i, because(reason), Mark::NONE);
+        // One that is started again goes on with its incident; one that is not wanted any more ends it.
+        let wanted = self.services.get(&i.id.service).is_some_and(|d| i.id.ordinal <= self.replicas(d));
+        let goes_on = wanted && !self.stopping && i.incident.is_some();
+        self.settle(now, i, because(reason), if goes_on { Mark::phase(Phase::Acted) } else { Mark::NONE });
     }
 
     fn on_persisted(&mut self, now: Timestamp, i: &mut Instance, generation: u64) {
