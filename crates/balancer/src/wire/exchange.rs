@@ -93,7 +93,16 @@ impl Session {
                 Some(kind) => match self.suffer(kind, route, lane).await {
                     Ok(()) => self.attempt(route, index, request, &mut payload, &mut tries).await,
                     Err(Ok(failed)) => Err(failed),
-                    Err(Err(status)) => return self.refuse(route, request, Refusal::Fault(status), &tries).await,
+                    // As if the endpoint had said it: what the file has retried is retried.
+                    Err(Err(status)) => {
+                        now = clock::now();
+                        if route.retry_statuses.contains(&status)
+                            && self.again(route, index, Failure::Status, request, &payload, &mut tries, false)
+                        {
+                            continue;
+                        }
+                        return self.refuse(route, request, Refusal::Fault(status), &tries).await;
+                    }
                 },
             };
             now = clock::now();

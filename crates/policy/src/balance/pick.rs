@@ -137,7 +137,12 @@ fn two_choices(len: usize, look: &impl Fn(usize) -> Candidate, rng: &mut Rng) ->
         if !c.normal() {
             return None;
         }
-        if c.takes_part(rng) && best.is_none_or(|(_, cost)| c.cost < cost) {
+        let takes_part = c.takes_part(rng);
+        if takes_part && c.phase == Phase::Probing {
+            // A trial is not won on cost: the failures that led to it would keep it from ever being tried.
+            return Some(index);
+        }
+        if takes_part && best.is_none_or(|(_, cost)| c.cost < cost) {
             best = Some((index, c.cost));
         }
     }
