@@ -173,14 +173,14 @@ pub(crate) fn read_body(reader: &mut impl BufRead, seen: &mut Seen) {
     }
 }
 
-/// Waits for `what` at most ten seconds.
+/// Waits for `what` at most a minute: a loaded machine is slow, not wrong.
 pub(crate) fn wait_for<T>(name: &str, mut what: impl FnMut() -> Option<T>) -> T {
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(found) = what() {
             return found;
         }
-        assert!(std::time::Instant::now() < deadline, "no {name} within 10 s");
+        assert!(std::time::Instant::now() < deadline, "no {name} within a minute");
         thread::sleep(Duration::from_millis(2));
     }
 }
