@@ -4,9 +4,11 @@
 //!       /work?ms=N           waits N ms without using the processor
 //!       /busy?ms=N           burns the processor for N ms and answers nobody meanwhile
 //!       /healthz             200, or 503 while the file named by ORIGIN_UNREADY exists
+//!                            (with ORIGIN_NEEDS=ADDR only after ADDR has answered, however long that takes)
 //!       POST anything        echoes the body
 //!
 //! `ORIGIN_LEDGER=FILE` appends "INCARNATION PID BOOT_MS" every 10 ms, so that a checker outside holdfast sees each life.
+//! `ORIGIN_REPORTS=FILE` appends a line for each `/busy` that is begun.
 //! On SIGTERM it finishes what is in flight and exits 0.
 
 use std::convert::Infallible;
@@ -19,6 +21,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -77,11 +80,32 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
         return Ok(Response::new(Full::new(body)));
     }
     match path.as_str() {
-        "/healthz" => return Ok(health()),
-        "/busy" => burn(wait),
+        "/healthz" => {
+            needed().await;
+            return Ok(health());
+        }
+        "/busy" => {
+            note_report();
+            burn(wait);
+        }
         _ => tokio::time::sleep(wait).await,
     }
     Ok(Response::new(Full::new(body_of(&path))))
+}
+
+/// Patient as a careless program: without a time limit of its own.
+async fn needed() {
+    let Ok(addr) = std::env::var("ORIGIN_NEEDS") else { return };
+    let Ok(mut stream) = tokio::net::TcpStream::connect(addr).await else { return };
+    let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").await;
+    let _ = stream.read(&mut [0; 64]).await;
+}
+
+fn note_report() {
+    let Ok(path) = std::env::var("ORIGIN_REPORTS") else { return };
+    if let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) {
+        let _ = writeln!(file, "{}", std::process::id());
+    }
 }
 
 fn health() -> Response<Full<Bytes>> {
@@ -124,9 +148,10 @@ fn ledger(path: &str) {
     let life = std::env::var("HOLDFAST_INCARNATION").unwrap_or_default();
     let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) else { return };
     loop {
-        let boot = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-        let seconds: f64 = boot.split(' ').next().and_then(|s| s.parse().ok()).unwrap_or(0.0);
-        let _ = writeln!(file, "{life} {} {}", std::process::id(), (seconds * 1000.0) as u64);
+        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let boot_ms = boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000;
+        // One write for a line: readers see whole ones.
+        let _ = file.write_all(format!("{life} {} {boot_ms}\n", std::process::id()).as_bytes());
         std::thread::sleep(LEDGER_EVERY);
     }
 }

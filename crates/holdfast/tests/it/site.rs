@@ -229,3 +229,65 @@ impl Site {
         pids
     }
 }
+
+impl Site {
+    /// An answer of the agent's API, without a process of the binary for each look.
+    pub(crate) fn api(&self, path: &str) -> Value {
+        use std::io::{Read, Write};
+        let ask = || -> std::io::Result<String> {
+            let mut stream = std::os::unix::net::UnixStream::connect(self.data().join("agent.sock"))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let text = ask().unwrap_or_default();
+        let body = text.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+        serde_json::from_str(body).unwrap_or(Value::Null)
+    }
+
+    /// As the API tells it; `Null` while no agent answers.
+    pub(crate) fn seen(&self, id: &str) -> Value {
+        instances(&self.api("/v1/status")).into_iter().find(|i| i["id"] == id).unwrap_or(Value::Null)
+    }
+
+    pub(crate) fn port_of(&self, id: &str) -> u16 {
+        let endpoint = self.seen(id)["endpoint"].as_str().unwrap_or_default().to_owned();
+        endpoint.rsplit(':').next().and_then(|p| p.parse().ok()).unwrap_or_else(|| panic!("{id} has no endpoint"))
+    }
+
+    /// Every instance of the service is ready, and there are this many.
+    pub(crate) fn all_ready(&self, service: &str, count: usize) -> bool {
+        let status = self.api("/v1/status");
+        let all = status["services"][service]["instances"].as_array().cloned().unwrap_or_default();
+        all.len() == count && all.iter().all(|i| i["state"] == "ready")
+    }
+
+    /// Kills the child of an instance and waits until another one is ready.
+    pub(crate) fn kill_and_wait(&self, id: &str) {
+        let pid = self.seen(id)["pid"].as_u64().unwrap_or_else(|| panic!("{id} has no pid"));
+        kill(pid as u32, "KILL");
+        self.wait_for(&format!("{id} ready again"), || {
+            let now = self.seen(id);
+            now["state"] == "ready" && now["pid"].as_u64() != Some(pid)
+        });
+    }
+
+    /// The keeper of an instance, seen in `/proc`.
+    pub(crate) fn shim_of(&self, id: &str) -> Option<u32> {
+        let dir = self.data().join("run").join(id).to_string_lossy().into_owned();
+        let args = |pid: u32| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).into_owned();
+        let is_it = |pid: u32| {
+            let args = args(pid);
+            args.contains("\0__shim\0") && args.split('\0').any(|a| a == dir)
+        };
+        self.living().into_iter().map(|(pid, _)| pid).find(|pid| is_it(*pid))
+    }
+
+    /// What runs as this instance, seen in `/proc`.
+    pub(crate) fn child_of(&self, id: &str) -> Option<u32> {
+        let mark = format!("HOLDFAST_INSTANCE={id} ");
+        self.living().into_iter().find(|(_, text)| text.contains(&mark)).map(|(pid, _)| pid)
+    }
+}
