@@ -15,14 +15,6 @@ pub(crate) fn size<T>(short: T, full: T) -> T {
     if proving() { full } else { short }
 }
 
-/// `HOLDFAST_SEED`, or one from the clock; printed, so that a run can be repeated.
-pub(crate) fn seed() -> u64 {
-    let given = std::env::var("HOLDFAST_SEED").ok().and_then(|s| s.parse().ok());
-    let seed = given.unwrap_or_else(|| holdfast_host::clock::now().as_nanos());
-    println!("HOLDFAST_SEED={seed}");
-    seed
-}
-
 /// Figures of one test: what was measured, what is wanted, what was found.
 pub(crate) struct Evidence {
     section: &'static str,

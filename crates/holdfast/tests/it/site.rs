@@ -274,17 +274,6 @@ impl Site {
         });
     }
 
-    /// The keeper of an instance, seen in `/proc`.
-    pub(crate) fn shim_of(&self, id: &str) -> Option<u32> {
-        let dir = self.data().join("run").join(id).to_string_lossy().into_owned();
-        let args = |pid: u32| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).into_owned();
-        let is_it = |pid: u32| {
-            let args = args(pid);
-            args.contains("\0__shim\0") && args.split('\0').any(|a| a == dir)
-        };
-        self.living().into_iter().map(|(pid, _)| pid).find(|pid| is_it(*pid))
-    }
-
     /// What runs as this instance, seen in `/proc`.
     pub(crate) fn child_of(&self, id: &str) -> Option<u32> {
         let mark = format!("HOLDFAST_INSTANCE={id} ");
