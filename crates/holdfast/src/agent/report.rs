@@ -26,6 +26,9 @@ use crate::terminal::human;
 /// Newest incidents that are looked through for an answer.
 const INCIDENTS_MAX: u32 = 1000;
 
+/// The agent's memory and the journal tell the same moment with an error of rounding.
+const SAME_MOMENT_MS: u64 = 5;
+
 /// The Supervisor's words for a state, in those that people see.
 pub(super) fn state(name: &str) -> State {
     match name {
@@ -258,9 +261,12 @@ impl Core {
             return Err(no_such(name));
         }
         let subject = balancer.as_ref().map_or(name, |b| b.service.as_str());
-        let mut entries: Vec<WhyEntry> =
-            self.services.explain(subject).await.unwrap_or_default().iter().map(entry).collect();
-        entries.extend(self.journaled(subject, incident, entries.first().map(|e| e.wall_ms)).await);
+        let mut entries = Vec::new();
+        if incident.is_none() {
+            entries.extend(self.services.explain(subject).await.unwrap_or_default().iter().map(entry));
+        }
+        let begins = entries.first().map(|e: &WhyEntry| e.wall_ms.saturating_sub(SAME_MOMENT_MS));
+        entries.extend(self.journaled(subject, incident, begins).await);
         entries.sort_by_key(|e| e.wall_ms);
         let now = match (instance, service, &balancer) {
             (Some(i), _, _) => now_of(i),
