@@ -48,7 +48,8 @@ fn list(found: &[Incident], style: Style, width: usize) -> String {
     if found.is_empty() {
         return "no incidents\n".into();
     }
-    let names = ["ID", "WHEN", "SUBJECT", "DECIDED", "ACTED", "READY", "FAILED", "CAUSE"];
+    // When it was decided is in the story of each one: 80 columns hold the cause instead.
+    let names = ["ID", "WHEN (UTC)", "SUBJECT", "ACTED", "READY", "FAILED", "CAUSE"];
     let mut rows = vec![names.iter().map(|n| style.dim(n)).collect::<Vec<_>>()];
     for incident in found {
         let ready = match incident.outcome.as_str() {
@@ -58,9 +59,8 @@ fn list(found: &[Incident], style: Style, width: usize) -> String {
         };
         rows.push(vec![
             incident.id.clone(),
-            when(incident.wall_ms),
+            when(incident.wall_ms)[5..].to_owned(),
             incident.subject.clone(),
-            after(incident.detected_boot_ns, incident.decided_boot_ns),
             after(incident.detected_boot_ns, incident.acted_boot_ns),
             ready,
             incident.failed_requests.to_string(),
