@@ -209,6 +209,9 @@ impl Core {
         if signal == Signal::Success && table.is_calm(lane.slot) {
             return;
         }
+        if !table.is_of(lane.slot, lane.tag) {
+            return;
+        }
         let before = table.ejection(lane.slot);
         let mut after = before;
         let others = route.others_usable(lane, now, table);

@@ -116,12 +116,17 @@ impl Table {
 
     /// Gives `slot` to an incarnation; state of an earlier one is forgotten. Idempotent, and safe from every process.
     pub fn claim_endpoint(&self, slot: u16, instance: &str, incarnation: Incarnation) {
-        let tag = tag(&format!("{instance}/{incarnation}"));
-        if self.claim(self.endpoint(slot, E_TAG), tag) {
+        if self.claim(self.endpoint(slot, E_TAG), endpoint_tag(instance, incarnation)) {
             for word in [E_UNTIL, E_COUNT, E_FAILURES, E_RETURNED, E_FAILING, E_ANSWERED, E_VERDICT] {
                 self.endpoint(slot, word).store(0, Relaxed);
             }
         }
+    }
+
+    /// Whether `slot` still belongs to the incarnation of this [`endpoint_tag`]. A process that has not taken in the newest
+    /// snapshot must not charge the failures of the dead to the one that came after.
+    pub(crate) fn is_of(&self, slot: u16, tag: u64) -> bool {
+        self.endpoint(slot, E_TAG).load(Relaxed) == tag
     }
 
     /// Gives `slot` to a balancer; counters of another one are forgotten.
@@ -258,6 +263,10 @@ impl Table {
 }
 
 /// FNV-1a, never 0.
+pub(crate) fn endpoint_tag(instance: &str, incarnation: Incarnation) -> u64 {
+    tag(&format!("{instance}/{incarnation}"))
+}
+
 fn tag(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)) | 1
 }
@@ -310,5 +319,17 @@ mod tests {
         table.beat(Timestamp::from_millis(10_000));
         assert_eq!(table.verdict(1, Timestamp::from_millis(10_900)), Verdict::Stopped);
         assert_eq!(table.verdict(1, Timestamp::from_millis(11_100)), Verdict::Ok);
+    }
+
+    #[test]
+    fn a_late_teller_of_an_earlier_life_does_not_own_the_slot() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = Table::open(&dir.path().join("shared")).unwrap();
+        let life = |run| Incarnation { generation: 1, run };
+        table.claim_endpoint(3, "web-1", life(1));
+        let dead = endpoint_tag("web-1", life(1));
+        assert!(table.is_of(3, dead));
+        table.claim_endpoint(3, "web-1", life(2));
+        assert!(!table.is_of(3, dead), "its failures would eject the one that came after");
     }
 }

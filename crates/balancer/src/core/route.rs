@@ -17,6 +17,7 @@ use super::stats::Stats;
 use super::{Common, Core};
 use crate::access_log::LogId;
 use crate::shared::Table;
+use crate::shared::endpoint_tag;
 use crate::snapshot::{BalancerSnapshot, EndpointSnapshot};
 
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +66,8 @@ pub(crate) struct Route {
 pub(crate) struct Lane {
     pub(crate) instance: String,
     pub(crate) slot: u16,
+    /// Of this incarnation in the shared table.
+    pub(crate) tag: u64,
     pub(crate) addr: SocketAddr,
     pub(crate) state: State,
     pub(crate) ready_since: Timestamp,
@@ -200,6 +203,7 @@ impl Lane {
         Lane {
             instance: e.instance.clone(),
             slot: e.slot,
+            tag: endpoint_tag(&e.instance, e.incarnation),
             addr: e.addr,
             state: e.state,
             ready_since: Timestamp::from_nanos(e.ready_since_boot_ns),

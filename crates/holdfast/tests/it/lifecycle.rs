@@ -220,10 +220,11 @@ fn up_in_the_foreground_stops_everything_on_ctrl_c_but_not_when_its_terminal_is_
     let _ = lost.wait();
     assert_eq!(site.instance("web-1")["state"], "ready", "a lost terminal stopped it");
 
-    let mut again = site.command(&["up"]).spawn().expect("starts");
-    site.wait_for("the file to be applied by the second up", || {
-        again.try_wait().is_ok_and(|s| s.is_none()) && site.instance("web-1")["state"] == "ready"
-    });
+    let told = site.path().join("told");
+    let out = std::fs::File::create(&told).expect("writable");
+    let mut again = site.command(&["up"]).stdout(out).spawn().expect("starts");
+    // Before it says so it has not taken its signals over, and Ctrl-C only ends it.
+    site.wait_for("the second up to follow", || std::fs::read_to_string(&told).is_ok_and(|t| t.contains("applied")));
     kill(again.id(), "INT");
     let status = again.wait().expect("it ends");
     assert_eq!(status.code(), Some(130));

@@ -92,6 +92,11 @@ impl Site {
         std::fs::read_to_string(self.data().join("run/_agent-1/log/current")).unwrap_or_default()
     }
 
+    pub(crate) fn plane_log(&self) -> String {
+        let log = |n| std::fs::read_to_string(self.data().join(format!("run/_balancer-{n}/log/current")));
+        (1..=2).map(|n| log(n).unwrap_or_default()).collect()
+    }
+
     /// Processes that were started for this data directory and still live, seen in `/proc`, not through holdfast.
     pub(crate) fn living(&self) -> Vec<(u32, String)> {
         let mark = self.path().to_string_lossy().into_owned();

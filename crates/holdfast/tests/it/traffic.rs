@@ -92,7 +92,8 @@ fn killing_one_of_two_fails_no_get() {
         });
     }
     let (sent, failures) = load.finish();
-    assert!(sent > 100 && failures.is_empty(), "{} of {sent} failed: {failures:#?}", failures.len());
+    let shown = if failures.is_empty() { String::new() } else { format!("{}\n{}", site.agent_log(), site.plane_log()) };
+    assert!(sent > 100 && failures.is_empty(), "{} of {sent} failed: {failures:#?}\n{shown}", failures.len());
 }
 
 #[test]
