@@ -128,7 +128,10 @@ impl Keeper {
         }
         self.note_missing(store, &mut changes);
         changes.extend(std::mem::take(&mut self.unsaved).into_values().map(|r| Change::Incident(Box::new(r))));
-        match self.store(store, changes) {
+        let stored = self.store(store, changes);
+        // Whoever waited for this batch must find it counted.
+        self.count_open();
+        match stored {
             Ok(()) => {
                 answers.into_iter().chain(flushes).for_each(|reply| {
                     let _ = reply.send(());
@@ -142,7 +145,6 @@ impl Keeper {
                 self.shared.lost.fetch_add(events, Ordering::Relaxed);
             }
         }
-        self.count_open();
         open
     }
 
