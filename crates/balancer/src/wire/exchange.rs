@@ -46,6 +46,36 @@ struct Tries {
 
 type Tried = Result<(Upstream, Answer), Failed>;
 
+/// Why there is no endpoint for a request.
+#[derive(Clone, Copy, Debug)]
+enum Unchosen {
+    Refused(Refusal),
+    /// All that may be used were tried.
+    Tried,
+}
+
+impl Unchosen {
+    fn refusal(self, tries: &Tries) -> Refusal {
+        match (self, tries.last) {
+            (Unchosen::Refused(refusal), _) => refusal,
+            (Unchosen::Tried, Some((_, Failure::TimedOut))) => Refusal::GatewayTimeout,
+            (Unchosen::Tried, _) => Refusal::BadGateway,
+        }
+    }
+}
+
+impl Tries {
+    fn known(&self, request: &Request, payload: &Payload, casualty: bool) -> replay::Request {
+        replay::Request {
+            idempotent: request.idempotent,
+            replayable: payload.is_replayable(),
+            tries: self.count,
+            replays: self.replays,
+            casualty,
+        }
+    }
+}
+
 impl Payload {
     fn is_replayable(&self) -> bool {
         match self {
@@ -82,7 +112,12 @@ impl Session {
         loop {
             let index = match self.choose(route, &mut tries, now) {
                 Ok(index) => index,
-                Err(refusal) => return self.refuse(route, request, refusal, &tries).await,
+                Err(Unchosen::Tried) if self.rests(route, request, &payload, &mut tries) => {
+                    io::expire(&self.watch).await;
+                    now = clock::now();
+                    continue;
+                }
+                Err(unchosen) => return self.refuse(route, request, unchosen.refusal(&tries), &tries).await,
             };
             tries.count += 1;
             tries.at = index;
@@ -175,24 +210,44 @@ impl Session {
             .map_err(|_| Refusal::Malformed("the client went away"))
     }
 
-    fn choose(&self, route: &Route, tries: &mut Tries, now: Timestamp) -> Result<usize, Refusal> {
+    fn choose(&self, route: &Route, tries: &mut Tries, now: Timestamp) -> Result<usize, Unchosen> {
+        let not_ready = |retry_after_s| Err(Unchosen::Refused(Refusal::NotReady { retry_after_s }));
         match route.pick(&self.core, &tries.tried, now) {
             Choice::Use { index, tier: Tier::LastResort } => {
-                // All are out: the least bad gets a trickle, the rest an answer at once.
+                // All are out: the least bad gets a trickle, the rest an answer at once. Who rested gives its place up first.
+                tries.place = None;
                 tries.place = route.retry_place();
-                if tries.place.is_some() { Ok(index) } else { Err(Refusal::NotReady { retry_after_s: 1 }) }
+                if tries.place.is_some() { Ok(index) } else { not_ready(1) }
             }
             Choice::Use { index, .. } => Ok(index),
             Choice::None(Why::Tried) => match tries.last {
                 // A pooled connection that the server had closed says nothing against the server.
                 Some((index, Failure::NoAnswer { pooled: true })) if tries.count == 1 => Ok(index),
-                Some((_, Failure::TimedOut)) => Err(Refusal::GatewayTimeout),
-                _ => Err(Refusal::BadGateway),
+                _ => Err(Unchosen::Tried),
             },
-            Choice::None(Why::Full) => Err(Refusal::Full),
-            Choice::None(Why::NotReady) => Err(Refusal::NotReady { retry_after_s: route.retry_after_s() }),
-            Choice::None(Why::Empty) => Err(Refusal::NotReady { retry_after_s: 1 }),
+            Choice::None(Why::Full) => Err(Unchosen::Refused(Refusal::Full)),
+            Choice::None(Why::NotReady) => not_ready(route.retry_after_s()),
+            Choice::None(Why::Empty) => not_ready(1),
         }
+    }
+
+    /// Nobody is left to try: whether to wait, for which the watch is armed, and then try all once more.
+    fn rests(&self, route: &Route, request: &Request, payload: &Payload, tries: &mut Tries) -> bool {
+        let Some((index, failure)) = tries.last else { return false };
+        let now = clock::now();
+        let failing_for = now.since(self.core.process.table.ejection(route.lanes[index].slot).failing_since);
+        let known = tries.known(request, payload, false);
+        let rest = replay::rest(&route.replay, failure, known, failing_for, &mut self.core.rng.borrow_mut());
+        let Some(rest) = rest else { return false };
+        tries.place = None;
+        tries.place = route.retry_place();
+        if tries.place.is_none() {
+            return false;
+        }
+        tries.tried.clear();
+        self.watch.answered();
+        self.watch.arm(now + rest);
+        true
     }
 
     /// A drill's fault: nothing more than a delay, a failure as if the endpoint had it, or a status.
@@ -442,13 +497,7 @@ impl Session {
         tries: &mut Tries,
         casualty: bool,
     ) -> bool {
-        let known = replay::Request {
-            idempotent: request.idempotent,
-            replayable: payload.is_replayable(),
-            tries: tries.count,
-            replays: tries.replays,
-            casualty,
-        };
+        let known = tries.known(request, payload, casualty);
         tries.place = None;
         let next = replay::decide(&route.replay, failure, known);
         let Next::Again { fresh, budgeted } = next else { return false };

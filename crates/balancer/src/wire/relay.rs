@@ -21,7 +21,7 @@ use crate::wire::head::response::Asked;
 use crate::wire::io;
 use crate::wire::pump::{Broken, Pump};
 use crate::wire::session::{Done, Ended, Session};
-use crate::wire::upstream::{Answer, Failed, LARGE_BYTES, Upstream};
+use crate::wire::upstream::{Answer, Failed, Head, LARGE_BYTES, Upstream};
 
 /// An endpoint that says nothing to `Expect` for so long gets the body anyway (RFC 9110 section 10.1.1).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -280,13 +280,13 @@ fn poll_answer(
         while !upstream.buffer.is_empty() {
             match upstream.head(asked, out) {
                 Err(failed) => return Poll::Ready(Step::Failed(failed)),
-                Ok(None) => break,
-                Ok(Some(answer)) if answer.response.status >= 200 || answer.response.status == 101 => {
+                Ok(Head::Partial | Head::Held) => break,
+                Ok(Head::Final(answer)) => {
                     watch.answered();
                     return Poll::Ready(Step::Answer(answer));
                 }
-                Ok(Some(answer)) if answer.response.status == 100 && hold => return Poll::Ready(Step::Invited),
-                Ok(Some(_)) => {}
+                Ok(Head::Interim(response)) if response.status == 100 && hold => return Poll::Ready(Step::Invited),
+                Ok(Head::Interim(_)) => {}
             }
         }
         match ready!(io::poll_fill(cx, watch, &mut upstream.stream, &mut upstream.buffer)) {

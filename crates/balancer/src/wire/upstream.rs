@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use holdfast_host::clock;
 use holdfast_policy::Timestamp;
@@ -15,7 +16,8 @@ use crate::core::Core;
 use crate::core::route::{InFlight, Lane, Route};
 use crate::core::sweep::Watch;
 use crate::wire::answer::Refusal;
-use crate::wire::buffer::Lease;
+use crate::wire::body::Body;
+use crate::wire::buffer::{Lease, SIZE_BYTES};
 use crate::wire::head::response::{Asked, Response, read_response};
 use crate::wire::io::{self, End};
 
@@ -24,6 +26,10 @@ const INTERIM_MAX: u32 = 16;
 
 /// Largest head of an answer.
 const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// An answer with a length that fits here, head and body, is held until it is whole: when its endpoint dies in the middle of
+/// it, nothing has reached the client, and the request can still go elsewhere.
+const HELD_BYTES_MAX: usize = SIZE_BYTES;
 
 /// Read at once from endpoints with much to say.
 pub(crate) const LARGE_BYTES: usize = 64 << 10;
@@ -34,6 +40,8 @@ pub(crate) struct Upstream {
     pub(crate) buffer: Lease,
     pub(crate) pooled: bool,
     pub(crate) sent_at: Timestamp,
+    /// Between two pieces of a held answer.
+    idle: Duration,
     core: Rc<Core>,
     _in_flight: InFlight,
 }
@@ -43,6 +51,16 @@ pub(crate) struct Upstream {
 pub(crate) struct Answer {
     pub(crate) response: Response,
     pub(crate) keep: bool,
+}
+
+/// What was received so far, read as an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Head {
+    Partial,
+    /// The head is there; the rest of a small body is not, and nothing was taken from the buffer.
+    Held,
+    Interim(Response),
+    Final(Answer),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +108,8 @@ pub(crate) async fn open(
         None => (connect(watch, route, lane, now).await?, false),
     };
     let buffer = Lease::take(core);
-    Ok(Upstream { stream, buffer, pooled, sent_at: now, core: core.clone(), _in_flight: in_flight })
+    let idle = route.timeouts.idle;
+    Ok(Upstream { stream, buffer, pooled, sent_at: now, idle, core: core.clone(), _in_flight: in_flight })
 }
 
 async fn connect(watch: &Watch, route: &Route, lane: &Lane, now: Timestamp) -> Result<TcpStream, Failed> {
@@ -144,13 +163,17 @@ impl Upstream {
         loop {
             while !self.buffer.is_empty() {
                 match self.head(asked, out)? {
-                    Some(answer) if is_final(answer.response.status) => {
+                    Head::Final(answer) => {
                         watch.answered();
                         return Ok(answer);
                     }
-                    Some(_) if interim == INTERIM_MAX => return Err(Failed::NotHttp),
-                    Some(_) => interim += 1,
-                    None => break,
+                    Head::Interim(_) if interim == INTERIM_MAX => return Err(Failed::NotHttp),
+                    Head::Interim(_) => interim += 1,
+                    Head::Held => {
+                        watch.arm(self.core.coarse_now() + self.idle);
+                        break;
+                    }
+                    Head::Partial => break,
                 }
             }
             self.more(watch, movable).await?;
@@ -158,25 +181,27 @@ impl Upstream {
     }
 
     /// One head from what was received; an interim one is passed on as it is.
-    pub(crate) fn head(&mut self, asked: Asked, out: &mut Vec<u8>) -> Result<Option<Answer>, Failed> {
-        let bytes = self.buffer.filled();
-        match read_response(bytes, asked, out) {
-            Ok(Some((response, keep))) => {
-                if !is_final(response.status) && response.status != 100 && asked.minor == 1 {
-                    out.extend_from_slice(&bytes[..response.len]);
+    pub(crate) fn head(&mut self, asked: Asked, out: &mut Vec<u8>) -> Result<Head, Failed> {
+        let (bytes, before) = (self.buffer.filled(), out.len());
+        let Some((response, keep)) = read_response(bytes, asked, out).map_err(|_| Failed::NotHttp)? else {
+            if self.buffer.is_full() {
+                if self.buffer.len() >= HEAD_BYTES_MAX {
+                    return Err(Failed::NotHttp);
                 }
-                self.buffer.consume(response.len);
-                Ok(Some(Answer { response, keep }))
+                self.buffer.grow(HEAD_BYTES_MAX);
             }
-            Ok(None) if self.buffer.is_full() && self.buffer.len() >= HEAD_BYTES_MAX => Err(Failed::NotHttp),
-            Ok(None) => {
-                if self.buffer.is_full() {
-                    self.buffer.grow(HEAD_BYTES_MAX);
-                }
-                Ok(None)
-            }
-            Err(_) => Err(Failed::NotHttp),
+            return Ok(Head::Partial);
+        };
+        let is_final = response.status >= 200 || response.status == 101;
+        if is_final && is_held(&response, bytes.len()) {
+            out.truncate(before);
+            return Ok(Head::Held);
         }
+        if !is_final && response.status != 100 && asked.minor == 1 {
+            out.extend_from_slice(&bytes[..response.len]);
+        }
+        self.buffer.consume(response.len);
+        Ok(if is_final { Head::Final(Answer { response, keep }) } else { Head::Interim(response) })
     }
 
     async fn more(&mut self, watch: &Watch, movable: bool) -> Result<(), Failed> {
@@ -196,7 +221,7 @@ impl Upstream {
         })
         .await;
         got.map_err(|failed| match failed {
-            // Half a head is the beginning of an answer, but nothing of it reached the client.
+            // Half an answer is the beginning of one, but nothing of it reached the client.
             Failed::Try { failure: Failure::NoAnswer { .. }, .. } => {
                 Failed::of(Failure::NoAnswer { pooled: self.pooled && nothing_yet })
             }
@@ -212,6 +237,8 @@ impl Upstream {
     }
 }
 
-fn is_final(status: u16) -> bool {
-    status >= 200 || status == 101
+fn is_held(response: &Response, received: usize) -> bool {
+    let Body::Length(length) = response.body else { return false };
+    let whole = (response.len as u64).saturating_add(length);
+    whole <= HELD_BYTES_MAX as u64 && (received as u64) < whole
 }

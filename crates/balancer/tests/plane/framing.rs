@@ -219,7 +219,7 @@ fn a_slow_reader_slows_the_sender_and_not_the_memory() {
 fn an_answer_that_breaks_off_is_seen_as_broken() {
     let backend = Backend::start(|seen, stream| {
         let text: &[u8] = match seen.line.split(' ').nth(1).unwrap() {
-            "/length" => b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+            "/length" => b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf",
             _ => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         };
         let _ = stream.write_all(text);

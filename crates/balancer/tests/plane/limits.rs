@@ -68,9 +68,10 @@ fn a_silent_server_is_504_after_the_first_byte_limit() {
 
 #[test]
 fn the_total_limit_covers_the_body() {
-    let backend = Backend::start(|_, stream| {
+    let backend = Backend::start(|seen, stream| {
         use std::io::Write;
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n");
+        let length = if seen.line.contains("/small") { 100 } else { 100_000 };
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
         for _ in 0..100 {
             std::thread::sleep(Duration::from_millis(100));
             if stream.write_all(b"x").is_err() {
@@ -86,6 +87,10 @@ fn the_total_limit_covers_the_body() {
     client.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
     let mut bytes = Vec::new();
     let _ = client.reader().read_to_end(&mut bytes);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(String::from_utf8_lossy(&bytes).starts_with("HTTP/1.1 200"), "what had begun is cut");
+    let started = Instant::now();
+    assert_eq!(get(node.addr, "/small").unwrap().status, 504, "nothing had reached the client");
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
 

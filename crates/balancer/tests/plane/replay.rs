@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use holdfast_balancer::snapshot::BalancerSnapshot;
 use holdfast_policy::balance::Algorithm;
 
-use super::backend::{Backend, reply};
+use super::backend::{Backend, reply, wait_for};
 use super::client::{Answer, Client, get};
 use super::setup::Node;
 
@@ -189,6 +189,74 @@ fn a_body_that_is_held_is_sent_again_whole() {
         client.send("PUT / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
         assert_eq!(client.answer().unwrap().text(), "abc");
     }
+}
+
+/// Answers with a head that promises `length` bytes, and dies after the first few.
+fn dies_within_its_answer(length: usize) -> Backend {
+    Backend::start(move |_, stream| {
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nhalf");
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+        false
+    })
+}
+
+#[test]
+fn a_small_answer_that_breaks_off_is_asked_for_elsewhere() {
+    let (bad, good) = (dies_within_its_answer(100), Backend::named("good"));
+    let node = Node::new(&[bad.addr, good.addr], even);
+    let _plane = node.serve();
+    for _ in 0..30 {
+        assert_eq!(get(node.addr, "/").unwrap().text(), "good");
+    }
+    assert!(bad.count() > 0);
+    let statuses: Vec<u16> = (0..30).map(|_| post(node.addr, "").status).collect();
+    assert!(
+        statuses.contains(&502) && !statuses.contains(&0),
+        "an error that is whole, and no second POST: {statuses:?}"
+    );
+    assert_eq!(node.table().counters(0).failed, statuses.iter().filter(|s| **s == 502).count() as u64);
+}
+
+#[test]
+fn a_small_answer_that_comes_in_pieces_is_whole() {
+    let backend = Backend::start(|seen, stream| {
+        let body = [b'x'; 5000];
+        let _ =
+            write!(stream, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        for piece in body.chunks(1700) {
+            hold_a_moment();
+            let _ = stream.write_all(piece);
+        }
+        seen.nth < 5
+    });
+    let node = Node::new(&[backend.addr], |_| {});
+    let _plane = node.serve();
+    let mut client = Client::connect(node.addr);
+    for _ in 0..3 {
+        let answer = client.get("/").unwrap();
+        assert!(answer.status == 200 && answer.seen.body == [b'x'; 5000]);
+    }
+    assert_eq!(backend.connections.load(SeqCst), 1, "kept alive");
+}
+
+/// Long enough for what was written to be read by itself.
+fn hold_a_moment() {
+    std::thread::sleep(std::time::Duration::from_millis(5));
+}
+
+#[test]
+fn a_request_waits_a_moment_for_an_instance_that_is_being_started_again() {
+    let addr = nobody();
+    let node = Node::new(&[addr], |_| {});
+    let _plane = node.serve();
+    let waiting = std::thread::spawn({
+        let to = node.addr;
+        move || get(to, "/")
+    });
+    wait_for("the first try", || (node.table().ejection(0).failures > 0).then_some(()));
+    let _back = Backend::at(addr, |_, stream| reply(stream, 200, b"back"));
+    assert_eq!(waiting.join().unwrap().unwrap().text(), "back");
+    assert_eq!(node.table().counters(0).failed, 0);
 }
 
 #[test]

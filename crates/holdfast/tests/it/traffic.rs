@@ -225,8 +225,7 @@ service = "files"
     site.up();
     for (balancer, service) in [(port, "static"), (site.listen("files"), "files")] {
         let wrk = Command::new("wrk")
-            // Python's server keeps five waiting connections; with more than these the kernel drops, and each costs a second.
-            .args(["-t1", "-c4", "-d3s", &format!("http://127.0.0.1:{balancer}/index.html")])
+            .args(["-t1", "-c8", "-d3s", &format!("http://127.0.0.1:{balancer}/index.html")])
             .stdout(std::process::Stdio::piped())
             .spawn()
             .expect("wrk is installed");
@@ -241,15 +240,15 @@ service = "files"
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         assert!(text.contains("requests in"), "{text}");
         assert!(!text.contains("Non-2xx"), "{text}");
-        // An answer that had begun when its instance died is cut visibly, because it cannot be repeated: python writes head
-        // and body apart. Nothing is refused, nothing waits for ever, and at most the four that were under way are cut.
+        // Small answers are held until they are whole, also python's, which writes head and body apart; and python's server
+        // keeps only five connections waiting, so that some are tried again. Neither is seen by any client.
         let errors = text.lines().find(|l| l.contains("Socket errors")).unwrap_or_default();
         let count = |kind: &str| {
             let after = errors.split(kind).nth(1).unwrap_or(" 0");
             after.trim_start().split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0u32)
         };
-        assert_eq!((count("connect"), count("write"), count("timeout")), (0, 0, 0), "{text}");
-        assert!(count("read") <= 4, "{text}");
+        let kinds = ["connect", "read", "write", "timeout"].map(count);
+        assert_eq!(kinds, [0; 4], "{text}");
     }
 }
 

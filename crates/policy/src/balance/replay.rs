@@ -7,10 +7,28 @@
 //! | endpoint died before any answer               | idempotent and the body is still held, once | fresh, another      |
 //! | listed gateway status                         | idempotent and the body is still held       | another             |
 //! | no answer within the time limit               | never: the time is used up                  |                     |
-//! | anything after the first byte of the answer   | never: close visibly                        |                     |
+//! | anything after the client has a first byte    | never: close visibly                        |                     |
 //!
 //! The budget limits all rows but the first, and but *casualties*: requests sent before the first sign that the
 //! endpoint fails. Their number is bounded by what was in flight there, and each moves only once.
+//!
+//! When none is left to try and the last could not be reached, [`rest`] says how long to wait before all may be tried once
+//! more: an instance that is being started again answers a moment later. The budget counts who rests.
+
+use std::time::Duration;
+
+use crate::rng::Rng;
+
+/// Mean wait before all endpoints may be tried once more: longer than a small program takes to start again, shorter than a
+/// person notices.
+pub const REST: Duration = Duration::from_millis(100);
+
+/// Share by which a rest may be longer or shorter, so that those who wait do not come back in step.
+const REST_JITTER: f64 = 0.5;
+
+/// Who could not be reached for longer is not about to answer: resting would only make each refusal slower and double the
+/// tries at what is down.
+pub const REST_WHILE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -18,13 +36,13 @@ pub enum Failure {
     NotConnected,
     /// Connected, but provably no byte reached the socket.
     Unsent,
-    /// Closed or reset before any byte of the answer.
+    /// Closed or reset before the client had any byte of an answer.
     NoAnswer { pooled: bool },
     /// An answer with a status that the balancer retries.
     Status,
     /// The time limit to the first byte passed.
     TimedOut,
-    /// The answer had begun.
+    /// The client has the beginning of the answer.
     Started,
 }
 
@@ -80,6 +98,20 @@ pub fn decide(rules: &Rules, failure: Failure, request: Request) -> Next {
     }
 }
 
+/// How long to wait when all endpoints were tried and the last, failing for `failing_for`, failed like this; `None` gives up.
+/// The wait is a retry that needs a place in the budget.
+pub fn rest(
+    rules: &Rules,
+    failure: Failure,
+    request: Request,
+    failing_for: Duration,
+    rng: &mut Rng,
+) -> Option<Duration> {
+    let unsent = matches!(failure, Failure::NotConnected | Failure::Unsent) && request.replayable;
+    let again = rules.enabled && unsent && request.tries < rules.tries_max && failing_for < REST_WHILE;
+    again.then(|| rng.jitter(REST, REST_JITTER))
+}
+
 /// RFC 9110 section 9.2.2.
 pub fn idempotent(method: &[u8]) -> bool {
     matches!(method, b"GET" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"TRACE")
@@ -122,6 +154,26 @@ mod tests {
         for (failure, request, want) in table {
             assert_eq!(decide(&Rules::default(), failure, request), want, "{failure:?} {request:?}");
         }
+    }
+
+    #[test]
+    fn only_what_was_never_sent_and_fails_since_a_moment_rests_while_tries_are_left() {
+        let mut rng = Rng::from_seed(7);
+        let on = Rules::default();
+        let mut wait =
+            |rules: &Rules, failure, request, ms| rest(rules, failure, request, Duration::from_millis(ms), &mut rng);
+        for _ in 0..100 {
+            let rest = wait(&on, Failure::NotConnected, GET, 0).expect("nothing was sent");
+            assert!(rest >= REST / 2 && rest <= REST * 3 / 2, "{rest:?}");
+        }
+        assert!(wait(&on, Failure::Unsent, POST, 999).is_some(), "nothing was sent, whatever the method");
+        assert_eq!(wait(&on, Failure::NotConnected, GET, 1000), None);
+        assert_eq!(wait(&on, Failure::NotConnected, STREAMED, 0), None);
+        assert_eq!(wait(&on, Failure::NotConnected, Request { tries: 3, ..GET }, 0), None);
+        for failure in [Failure::NoAnswer { pooled: false }, Failure::TimedOut, Failure::Status, Failure::Started] {
+            assert_eq!(wait(&on, failure, GET, 0), None, "{failure:?}");
+        }
+        assert_eq!(wait(&Rules { enabled: false, tries_max: 3 }, Failure::NotConnected, GET, 0), None);
     }
 
     #[test]
