@@ -38,20 +38,31 @@ const SEEDS: &str = "HOLDFAST_SEEDS";
 /// Full counts take hours.
 const PROVE_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
-/// Serial, full counts, on an otherwise idle machine; writes what it measured into `docs/benchmarks.md`.
-pub(crate) fn prove(root: &Path) -> Result<()> {
+/// The benchmark among the names that `prove` takes; all others are names of tests.
+const BENCH_BALANCER: &str = "balancer";
+
+/// Serial, full counts, on an otherwise idle machine; writes what it measured into `docs/benchmarks.md`. With `only`, the tests
+/// whose names contain one of these, and their sections.
+pub(crate) fn prove(root: &Path, only: &[String]) -> Result<()> {
     install::ensure(install::TESTS)?;
     let folder = process::target_dir(root).join("results");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut lane = Lane::new()?;
-    checks(root, &mut lane);
-    let mut tests = cargo(root, &["test", "--workspace", "--locked", "--no-fail-fast", "--", "--test-threads=1"]);
-    tests.env(PROVE, "1").env(results::FOLDER, &folder);
-    lane.tests("test, full counts", tests, PROVE_LIMIT);
-    lane.step("bench balancer", || {
-        bench::measure(root, &bench::Options::balancer(folder.join("balancer.json"))).map(|_| ())
-    });
+    if only.is_empty() {
+        checks(root, &mut lane);
+    }
+    let (benches, names): (Vec<_>, Vec<_>) = only.iter().partition(|name| *name == BENCH_BALANCER);
+    if only.is_empty() || !names.is_empty() {
+        let mut tests = cargo(root, &["test", "--workspace", "--locked", "--no-fail-fast", "--", "--test-threads=1"]);
+        tests.args(names).env(PROVE, "1").env(results::FOLDER, &folder);
+        lane.tests("test, full counts", tests, PROVE_LIMIT);
+    }
+    if only.is_empty() || !benches.is_empty() {
+        lane.step("bench balancer", || {
+            bench::measure(root, &bench::Options::balancer(folder.join("balancer.json"))).map(|_| ())
+        });
+    }
     lane.step("publish", || {
         let count = results::publish(root, &folder, &stamp(root))?;
         println!("{count} sections of docs/benchmarks.md written");

@@ -36,7 +36,10 @@ enum Task {
     /// Everything that CI runs: format, lints, docs, house rules, all tests
     Test,
     /// Full counts and benchmarks, one after the other; writes docs/benchmarks.md
-    Prove,
+    Prove {
+        /// Only tests whose names contain one of these, or `balancer` for the benchmark; their sections are written anew
+        only: Vec<String>,
+    },
     /// Full counts again and again with fresh seeds
     Soak {
         #[arg(long, default_value_t = 60)]
@@ -82,7 +85,7 @@ fn run(task: Task) -> Result<()> {
     let root = root();
     match task {
         Task::Test => lanes::test(&root),
-        Task::Prove => lanes::prove(&root),
+        Task::Prove { only } => lanes::prove(&root, &only),
         Task::Soak { minutes } => lanes::soak(&root, minutes),
         Task::Sim { seeds, seed } => lanes::sim(&root, seeds, seed),
         Task::Gen(options) => references::run(&root, &options),
