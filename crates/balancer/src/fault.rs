@@ -9,13 +9,13 @@ pub const LASTS_MS_MAX: u64 = 600_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// The request waits so long before it is sent.
+    /// The answer is looked at only so long after the request was sent.
     LatencyMs(u64),
     /// Answered with this status instead of being sent.
     Error(u16),
     /// As if the endpoint reset the connection before it answered.
     Reset,
-    /// As if the endpoint never answered.
+    /// As if the endpoint never answered: it is connected to, and the request is kept back.
     NoAnswer,
 }
 

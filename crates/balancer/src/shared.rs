@@ -171,19 +171,33 @@ impl Table {
 
     /// Since when the oldest request waits for its first byte, over all processes.
     pub fn waiting_since(&self, slot: u16) -> Option<Timestamp> {
-        let oldest =
-            self.processes().map(|p| self.of_process(slot, p, P_WAITING).load(Relaxed)).filter(|t| *t > 0).min();
-        oldest.map(Timestamp::from_nanos)
+        self.load(slot).1
     }
 
-    /// When it last answered anything; `None` when never.
-    pub fn last_answer(&self, slot: u16) -> Option<Timestamp> {
-        let at = self.endpoint(slot, E_ANSWERED).load(Relaxed);
-        (at > 0).then_some(Timestamp::from_nanos(at))
+    /// Over all processes: requests in flight, and since when the oldest waits for its first byte.
+    pub(crate) fn load(&self, slot: u16) -> (u32, Option<Timestamp>) {
+        let (mut in_flight, mut oldest) = (0, u64::MAX);
+        for process in self.processes() {
+            in_flight += self.of_process(slot, process, P_IN_FLIGHT).load(Relaxed) as u32;
+            let since = self.of_process(slot, process, P_WAITING).load(Relaxed);
+            oldest = if since > 0 { since.min(oldest) } else { oldest };
+        }
+        (in_flight, (oldest < u64::MAX).then_some(Timestamp::from_nanos(oldest)))
+    }
+
+    /// For how long requests have waited without any answer. One that answers others makes progress, however long one of its
+    /// requests takes.
+    pub fn silent_for(&self, slot: u16, now: Timestamp) -> Option<Duration> {
+        self.waiting_since(slot).map(|since| self.silence(slot, since, now))
+    }
+
+    pub(crate) fn silence(&self, slot: u16, waiting_since: Timestamp, now: Timestamp) -> Duration {
+        let answered = Timestamp::from_nanos(self.endpoint(slot, E_ANSWERED).load(Relaxed));
+        now.since(waiting_since.max(answered))
     }
 
     pub fn in_flight(&self, slot: u16) -> u32 {
-        self.processes().map(|p| self.of_process(slot, p, P_IN_FLIGHT).load(Relaxed) as u32).sum()
+        self.load(slot).0
     }
 
     pub fn ejection(&self, slot: u16) -> Ejection {

@@ -138,7 +138,8 @@ impl Route {
 
     fn look(&self, index: usize, tried: &[usize], now: Timestamp, table: &Table) -> Candidate {
         let lane = &self.lanes[index];
-        let in_flight = table.in_flight(lane.slot);
+        let (in_flight, waiting_since) = table.load(lane.slot);
+        let silence = waiting_since.map_or(Duration::ZERO, |since| table.silence(lane.slot, since, now));
         let mut candidate = Candidate {
             state: lane.state,
             verdict: table.verdict(lane.slot, now),
@@ -147,7 +148,7 @@ impl Route {
             admits: true,
             in_flight,
             in_flight_max: self.limits.in_flight,
-            cost: lane.memory.ewma.get().cost(now, in_flight),
+            cost: lane.memory.ewma.get().cost(now, in_flight, silence),
             share: slow_start::share(now, lane.ready_since, self.slow_start),
             tried: tried.contains(&index),
         };

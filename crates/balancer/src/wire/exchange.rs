@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Duration;
 
 use holdfast_host::clock;
 use holdfast_policy::Timestamp;
@@ -124,21 +125,18 @@ impl Session {
             let lane = &route.lanes[index];
             lane.memory.stats.borrow_mut().totals.requests += 1;
             let tried = match self.core.fault(&route.name, lane) {
-                None => self.attempt(route, index, request, &mut payload, &mut tries).await,
-                Some(kind) => match self.suffer(kind, route, lane).await {
-                    Ok(()) => self.attempt(route, index, request, &mut payload, &mut tries).await,
-                    Err(Ok(failed)) => Err(failed),
-                    // As if the endpoint had said it: what the file has retried is retried.
-                    Err(Err(status)) => {
-                        now = clock::now();
-                        if route.retry_statuses.contains(&status)
-                            && self.again(route, index, Failure::Status, request, &payload, &mut tries, false)
-                        {
-                            continue;
-                        }
-                        return self.refuse(route, request, Refusal::Fault(status), &tries).await;
+                // As if the endpoint had said it: what the file has retried is retried.
+                Some(fault::Kind::Error(status)) => {
+                    now = clock::now();
+                    let status = self.fault_status(route, lane, status, now);
+                    if route.retry_statuses.contains(&status)
+                        && self.again(route, index, Failure::Status, request, &payload, &mut tries, false)
+                    {
+                        continue;
                     }
-                },
+                    return self.refuse(route, request, Refusal::Fault(status), &tries).await;
+                }
+                fault => self.attempt(route, index, request, &mut payload, &mut tries, fault).await,
             };
             now = clock::now();
             let index = tries.at;
@@ -250,28 +248,13 @@ impl Session {
         true
     }
 
-    /// A drill's fault: nothing more than a delay, a failure as if the endpoint had it, or a status.
-    async fn suffer(&mut self, kind: fault::Kind, route: &Route, lane: &Lane) -> Result<(), Result<Failed, u16>> {
-        let limit = route.timeouts.first_byte;
-        match kind {
-            fault::Kind::LatencyMs(ms) => {
-                tokio::time::sleep(std::time::Duration::from_millis(ms).min(limit)).await;
-                Ok(())
-            }
-            fault::Kind::Error(status) => {
-                let status = status.clamp(400, 599);
-                if (502..=504).contains(&status) {
-                    self.core.report(route, lane, Signal::Gateway, clock::now());
-                }
-                Err(Err(status))
-            }
-            fault::Kind::Reset => Err(Ok(Failed::Try { failure: Failure::NoAnswer { pooled: false }, refused: false })),
-            fault::Kind::NoAnswer => {
-                self.watch.arm(clock::now() + limit);
-                io::expire(&self.watch).await;
-                Err(Ok(Failed::Try { failure: Failure::TimedOut, refused: false }))
-            }
+    /// A drill's fault in place of an answer.
+    fn fault_status(&self, route: &Route, lane: &Lane, status: u16, now: Timestamp) -> u16 {
+        let status = status.clamp(400, 599);
+        if (502..=504).contains(&status) {
+            self.core.report(route, lane, Signal::Gateway, now);
         }
+        status
     }
 
     async fn attempt(
@@ -281,16 +264,58 @@ impl Session {
         request: &Request,
         payload: &mut Payload,
         tries: &mut Tries,
+        fault: Option<fault::Kind>,
     ) -> Tried {
         let lane = &route.lanes[index];
-        let want = Want { fresh: tries.fresh, careful: !request.idempotent };
+        if fault == Some(fault::Kind::Reset) {
+            return Err(Failed::Try { failure: Failure::NoAnswer { pooled: false }, refused: false });
+        }
+        // A kept connection may be closed for being idle, which would be an answer of a kind.
+        let fresh = tries.fresh || fault == Some(fault::Kind::NoAnswer);
+        let want = Want { fresh, careful: !request.idempotent };
         let mut upstream = upstream::open(&self.core, &self.watch, route, lane, want).await?;
         self.watch.wait_for(lane.slot, upstream.sent_at);
-        upstream.send(&self.watch, route, &self.head).await?;
+        match fault {
+            None | Some(fault::Kind::Error(_) | fault::Kind::Reset) => {
+                upstream.send(&self.watch, route, &self.head).await?
+            }
+            Some(kind) => self.suffer(kind, route, payload, &mut upstream).await?,
+        }
         let asked = request.asked(self.core.is_draining());
         match payload {
             Payload::Stream(pump) => self.stream_request(route, request, asked, upstream, pump).await,
             Payload::Whole => self.await_answer(route, index, request, asked, upstream, tries).await,
+        }
+    }
+
+    /// A drill's fault between the request and its answer. The request counts as waiting at the endpoint all the while, so that
+    /// what watches for slow and silent endpoints sees what it would see of a real one.
+    async fn suffer(
+        &self,
+        kind: fault::Kind,
+        route: &Route,
+        payload: &Payload,
+        upstream: &mut Upstream,
+    ) -> Result<(), Failed> {
+        let limit = route.timeouts.first_byte;
+        match (kind, payload) {
+            (fault::Kind::LatencyMs(ms), _) => {
+                upstream.send(&self.watch, route, &self.head).await?;
+                self.watch.arm(clock::now() + Duration::from_millis(ms).min(limit));
+                io::expire(&self.watch).await;
+                self.watch.arm(clock::now() + limit);
+                Ok(())
+            }
+            // Nothing was sent, so nothing will come.
+            (_, Payload::Whole) => {
+                self.watch.arm(clock::now() + limit);
+                Ok(())
+            }
+            (_, Payload::Stream(_)) => {
+                self.watch.arm(clock::now() + limit);
+                io::expire(&self.watch).await;
+                Err(Failed::Try { failure: Failure::TimedOut, refused: false })
+            }
         }
     }
 

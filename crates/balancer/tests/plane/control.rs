@@ -1,11 +1,15 @@
 //! Snapshots, faults, several processes, and the end of one.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use holdfast_balancer::error::Error;
 use holdfast_balancer::fault::{Fault, Kind};
 use holdfast_host::clock;
 use holdfast_policy::Incarnation;
+use holdfast_policy::balance::Verdict;
+use holdfast_policy::balance::ewma::SILENCE_MIN;
 
 use super::backend::{Backend, wait_for};
 use super::client::{Client, get};
@@ -114,6 +118,44 @@ fn faults_hit_and_vanish_by_themselves() {
     set(fault(Kind::Error(500), 200));
     wait_for("end of the fault", || (get(node.addr, "/")?.status == 200).then_some(()));
     assert!(plane.stats().faults.is_empty());
+}
+
+#[test]
+fn a_request_under_a_fault_waits_like_a_real_one() {
+    let (silent, good) = (Backend::named("silent"), Backend::named("good"));
+    let node = Node::new(&[silent.addr, good.addr], |_| {});
+    let plane = node.serve();
+    let fault = Fault {
+        id: "drill".into(),
+        balancer: "public".into(),
+        instance: Some("web-1".into()),
+        kind: Kind::NoAnswer,
+        share: 1.0,
+        until_boot_ns: (clock::now() + Duration::from_secs(60)).as_nanos(),
+    };
+    plane.ask(async |mut c: holdfast_balancer::control::Client| c.fault(fault).await).unwrap();
+    let (table, addr) = (node.table(), node.addr);
+    let stop = Arc::new(AtomicBool::new(false));
+    let waiting = std::thread::spawn({
+        let stop = stop.clone();
+        // Those that the other one answers are followed by the next, until one has waited.
+        move || while get(addr, "/").is_some_and(|a| a.status == 200) && !stop.load(SeqCst) {}
+    });
+    wait_for("a longer silence than is usual", || {
+        (table.silent_for(0, clock::now())? > 2 * SILENCE_MIN && table.in_flight(0) == 1).then_some(())
+    });
+    for _ in 0..30 {
+        assert_eq!(get(addr, "/").unwrap().text(), "good", "the one with a request that waits costs more");
+    }
+    assert_eq!((table.in_flight(0), silent.count()), (1, 0));
+    // The agent sees that it waits without progress, and the request is asked for elsewhere too.
+    table.set_verdict(0, Verdict::NoProgress);
+    stop.store(true, SeqCst);
+    wait_for("the answer of the other", || {
+        table.beat(clock::now());
+        waiting.is_finished().then_some(())
+    });
+    assert_eq!(plane.stats().balancers[0].endpoints[0].hedges, 1);
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_host::clock;
+use holdfast_policy::InstanceId;
 use holdfast_policy::balance::Verdict as Told;
 use holdfast_policy::hung::Verdict;
-use holdfast_policy::{InstanceId, Timestamp};
 use holdfast_services::Waiting;
 
 use super::planes::Planes;
@@ -29,12 +29,8 @@ impl Waiting for Watch {
         let now = clock::now();
         // A dead agent's verdicts must not outlive it: the table takes them only with a fresh heartbeat.
         self.planes.beat();
-        // One that answered others meanwhile makes progress, however long one of its requests takes.
         let table = &self.planes.table;
-        let silent_since = |slot: u16, since: Timestamp| table.last_answer(slot).map_or(since, |at| at.max(since));
-        let owes = |slot: u16| {
-            table.waiting_since(slot).is_some_and(|since| now.since(silent_since(slot, since)) > OWED_AFTER)
-        };
+        let owes = |slot: u16| table.silent_for(slot, now).is_some_and(|silence| silence > OWED_AFTER);
         self.planes.placed().into_iter().filter(|(_, slot)| owes(*slot)).map(|(id, _)| id).collect()
     }
 

@@ -1,6 +1,8 @@
 //! Peak-sensitive moving average of answer times (after Finagle's and linkerd's peak EWMA).
 //!
-//! A slow answer counts at once and fades; fast answers only slowly talk it down.
+//! A slow answer counts at once and fades; fast answers only slowly talk it down. Silence while
+//! requests wait counts as an answer that is at least that slow: without it, an endpoint that falls silent would fade into the
+//! fastest of all.
 
 use std::time::Duration;
 
@@ -12,6 +14,9 @@ pub const DECAY: Duration = Duration::from_secs(1);
 
 /// What a failure counts as, so that an endpoint that fails fast does not attract requests.
 pub const FAILURE_PENALTY: Duration = Duration::from_secs(5);
+
+/// From here on silence counts. Shorter ones are everyday, and the observer sees a wait up to a tick of 10 ms after its end.
+pub const SILENCE_MIN: Duration = Duration::from_millis(50);
 
 /// Below this, differences are noise of the machine and not of the endpoint.
 const FLOOR_NS: f64 = 100_000.0;
@@ -39,8 +44,10 @@ impl PeakEwma {
         self.faded(now, 0.0).max(FLOOR_NS)
     }
 
-    pub fn cost(&self, now: Timestamp, in_flight: u32) -> f64 {
-        self.value(now) * (f64::from(in_flight) + 1.0)
+    /// `silence`: for how long requests have waited while none was answered. One long poll beside answered requests is none.
+    pub fn cost(&self, now: Timestamp, in_flight: u32, silence: Duration) -> f64 {
+        let silent = if silence >= SILENCE_MIN { silence.as_nanos() as f64 } else { 0.0 };
+        self.value(now).max(silent) * (f64::from(in_flight) + 1.0)
     }
 
     fn faded(&self, now: Timestamp, towards: f64) -> f64 {
@@ -77,6 +84,28 @@ mod tests {
         fails.fail(Timestamp::from_millis(10));
         slow.observe(Timestamp::from_millis(10), Duration::from_secs(2));
         assert!(fails.value(Timestamp::from_millis(15_000)) < 2e6, "forgotten within a quarter of a minute");
-        assert!(fails.cost(Timestamp::from_millis(11), 0) > slow.cost(Timestamp::from_millis(11), 0));
+        let cost = |e: PeakEwma| e.cost(Timestamp::from_millis(11), 0, Duration::ZERO);
+        assert!(cost(fails) > cost(slow));
+    }
+
+    #[test]
+    fn an_endpoint_that_falls_silent_does_not_become_the_fastest() {
+        let (mut silent, mut busy) = (PeakEwma::default(), PeakEwma::default());
+        let at = Timestamp::from_millis;
+        silent.observe(at(0), Duration::from_millis(2));
+        for ms in [1_000, 2_000, 3_000, 4_000, 5_000] {
+            busy.observe(at(ms), Duration::from_millis(20));
+            let silence = at(ms).since(at(10));
+            assert!(
+                silent.cost(at(ms), 1, Duration::ZERO) < busy.cost(at(ms), 8, Duration::ZERO),
+                "by its answers alone"
+            );
+            assert!(silent.cost(at(ms), 1, silence) > busy.cost(at(ms), 8, Duration::ZERO), "{ms}");
+        }
+        assert_eq!(
+            silent.cost(at(10), 1, SILENCE_MIN / 2),
+            silent.cost(at(10), 1, Duration::ZERO),
+            "everyday waits are no silence"
+        );
     }
 }
