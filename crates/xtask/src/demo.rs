@@ -26,6 +26,10 @@ pub(crate) struct Options {
     picture: Option<PathBuf>,
 }
 
+/// The whole workspace is named, and an example, so that cargo chooses the same features of libraries as for the tests:
+/// what is built for one command serves the other.
+const BUILD: &[&str] = &["build", "--locked", "--workspace", "--bin", "holdfast", "--example", "origin"];
+
 /// Ports as `shop.toml` has them; a copy gets others when these are taken.
 const PORTS: [u16; 4] = [18080, 18081, 18082, 18090];
 
@@ -58,7 +62,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     install::ensure(install::SHOP)?;
     let stop = steps::on_interrupt()?;
     println!("building holdfast");
-    process::run(lanes::cargo(root, &["build", "--locked", "--package", "holdfast"]), lanes::BUILD_LIMIT, &stop)?;
+    process::run(lanes::cargo(root, BUILD), lanes::BUILD_LIMIT, &stop)?;
     let shop = Shop::prepare(root)?;
     let shown = show(&shop, options, &stop);
     let stopped = shop.stop();
