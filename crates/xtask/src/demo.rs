@@ -216,18 +216,22 @@ impl Traffic {
 
     fn finish(self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
-        println!("\ncustomers' traffic       requests   failed       p50       p99");
+        println!("\ncustomers' traffic       requests   failed       p50       p99  failed as");
         for (path, sender) in self.senders {
             let summary = sender.join().map_err(|_| anyhow::anyhow!("a sender panicked"))??;
             let ms = |q| summary.quantile(q).as_secs_f64() * 1000.0;
             println!(
-                "{path:<24} {:>8} {:>8} {:>6.1} ms {:>6.1} ms",
+                "{path:<24} {:>8} {:>8} {:>6.1} ms {:>6.1} ms  {}",
                 summary.requests(),
                 summary.failed(),
                 ms(0.5),
-                ms(0.99)
+                ms(0.99),
+                summary.failed_as()
             );
         }
+        println!(
+            "503: orders says that it is not ready while its warehouse (stock-stall) does not answer, and is believed."
+        );
         Ok(())
     }
 }
