@@ -169,8 +169,33 @@ impl RingReader {
         Ok(RingReader { file, shape })
     }
 
+    /// Whether record `seq` is still where it was written.
+    pub fn holds(&self, seq: u64) -> io::Result<bool> {
+        Ok(seq > 0 && self.found_at(seq)?.is_ok_and(|found| found == seq))
+    }
+
+    /// The sequence in the slot of record `seq`, 0 when it was never written; an error when it is damaged.
+    fn found_at(&self, seq: u64) -> io::Result<Result<u64, ()>> {
+        let mut slot = vec![0u8; self.shape.slot_bytes as usize];
+        self.file.read_exact_at(&mut slot, self.shape.offset(seq))?;
+        Ok(match decode(&slot) {
+            Some((found, _)) => Ok(found),
+            None if slot.iter().all(|byte| *byte == 0) => Ok(0),
+            None => Err(()),
+        })
+    }
+
+    /// Records are written one after the other: if the next slot holds an older one or none, `seq` is the newest.
+    /// Two slots tell what a caller who asks often wants to know.
+    fn is_newest(&self, seq: u64) -> io::Result<bool> {
+        Ok(self.holds(seq)? && self.found_at(seq + 1)?.is_ok_and(|found| found < seq))
+    }
+
     /// All records after `seq` (0 for everything kept), oldest first.
     pub fn read_after(&self, seq: u64) -> io::Result<Batch> {
+        if self.is_newest(seq)? {
+            return Ok(Batch { last: seq, ..Batch::default() });
+        }
         let mut records = Vec::new();
         let mut slot = vec![0u8; self.shape.slot_bytes as usize];
         for i in 1..=u64::from(self.shape.slots) {

@@ -3,6 +3,7 @@
 mod command;
 mod engine;
 mod error;
+mod get;
 mod handle;
 mod hung;
 mod launch;

@@ -16,7 +16,7 @@ use holdfast_policy::{NodeId, Timestamp};
 use holdfast_services::{Handle, Internal};
 use tokio::sync::{Mutex, watch};
 
-use super::planes::Planes;
+use super::planes::{Planes, Sockets};
 use crate::api::{Applied, Apply, Desired, Done, Pause, Resume};
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
@@ -25,7 +25,7 @@ use crate::terminal::human;
 /// What was applied last, and the configuration it means.
 #[derive(Clone, Debug)]
 pub(crate) struct InForce {
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     pub(crate) desired: Desired,
 }
 
@@ -124,7 +124,10 @@ impl Core {
         };
         let desired = Desired { path: desired.source, text: desired.toml, revision };
         let resumed = match parse(&desired.text, &desired.path) {
-            Ok(config) => self.put_in_force(config, desired).await,
+            Ok(config) => match self.planes.open_sockets(&config) {
+                Ok(sockets) => self.put_in_force(config, desired, sockets).await,
+                Err(failure) => Err(failure),
+            },
             Err(failure) => Err(failure),
         };
         if let Err(failure) = resumed {
@@ -143,13 +146,13 @@ impl Core {
         let before = self.in_force();
         self.refuse_busy_ports(&config, before.as_deref())?;
         // Opened before anything is stored or changed, so that a busy port refuses the file as a whole.
-        self.planes.open_sockets(&config)?;
+        let sockets = self.planes.open_sockets(&config)?;
         let same = before.as_ref().is_some_and(|b| b.desired.text == request.text && b.desired.path == request.path);
         let revision = match (&before, same) {
             (Some(before), true) => before.desired.revision,
             _ => self.store_desired(&request).await?,
         };
-        self.put_in_force(config, Desired { path: request.path, text: request.text, revision }).await?;
+        self.put_in_force(config, Desired { path: request.path, text: request.text, revision }, sockets).await?;
         if !same {
             self.journal.append(super::agent_event(self, "agent").change(
                 "",
@@ -171,8 +174,8 @@ impl Core {
         self.records.set_desired(&desired, None).await.map_err(|e| store_failure(&e))
     }
 
-    async fn put_in_force(self: &Arc<Self>, config: Config, desired: Desired) -> Result<(), Failure> {
-        let sockets = self.planes.open_sockets(&config)?;
+    async fn put_in_force(self: &Arc<Self>, config: Config, desired: Desired, sockets: Sockets) -> Result<(), Failure> {
+        let config = Arc::new(config);
         let internal = Internal {
             service: self.planes.service(&config)?,
             listeners: sockets.iter().map(|(name, fd)| (name.clone(), fd.clone())).collect(),

@@ -24,8 +24,8 @@ use crate::layout::{Layout, PLANES};
 const SHIM_TIME: Duration = Duration::from_secs(2);
 /// Between two tries to reach a plane that is not there: it is being started.
 const RECONNECT: Duration = Duration::from_millis(20);
-/// A plane that died between two snapshots is noticed by this.
-const PING_EVERY: Duration = Duration::from_millis(250);
+/// A plane that hangs between two snapshots is noticed by this; of its death its shim tells.
+const PING_EVERY: Duration = Duration::from_secs(1);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// A socket by its name, `listen:ADDR:INDEX`.
@@ -41,7 +41,7 @@ pub(crate) struct Planes {
 
 #[derive(Default)]
 struct State {
-    config: Option<Config>,
+    config: Option<Arc<Config>>,
     places: Vec<Place>,
     /// Instances are known. Before that a snapshot would take all of them away from planes that serve.
     placed: bool,
@@ -145,7 +145,7 @@ impl Planes {
     }
 
     /// From now on this is what is served, and these are the sockets.
-    pub(crate) fn set_config(self: &Arc<Self>, config: &Config, sockets: Sockets) {
+    pub(crate) fn set_config(self: &Arc<Self>, config: &Arc<Config>, sockets: Sockets) {
         let before = self.sockets.send_replace(sockets);
         self.hand_over(&before, config.node.balancer_processes);
         {
@@ -229,9 +229,13 @@ impl Planes {
                     pause = RECONNECT;
                 }
                 let mut served = false;
+                let pid = pid_of(&status.borrow(), ordinal);
                 if let Ok(mut client) = PlaneClient::connect(&dir).await {
-                    if let Err(error) = planes.tell(ordinal, &mut client).await {
-                        tracing::debug!(plane = ordinal, %error, "lost a balancer process");
+                    tokio::select! {
+                        told = planes.tell(ordinal, &mut client) => if let Err(error) = told {
+                            tracing::debug!(plane = ordinal, %error, "lost a balancer process");
+                        },
+                        _ = status.wait_for(|s| pid_of(s, ordinal) != pid) => {}
                     }
                     served = planes.state().acked.remove(&ordinal).is_some();
                 }
@@ -345,8 +349,12 @@ pub(crate) fn highest_epoch(layout: &Layout) -> u64 {
 
 /// The process has been spawned; whether it answers is found out by asking.
 fn runs(status: &Status, ordinal: u32) -> bool {
+    pid_of(status, ordinal).is_some()
+}
+
+fn pid_of(status: &Status, ordinal: u32) -> Option<u32> {
     let planes = status.services.get(PLANES).map_or(&[][..], |s| s.instances.as_slice());
-    planes.iter().any(|i| i.id.ordinal == ordinal && i.pid.is_some())
+    planes.iter().find(|i| i.id.ordinal == ordinal).and_then(|i| i.pid)
 }
 
 pub(crate) fn plane(ordinal: u32) -> InstanceId {

@@ -2,36 +2,26 @@
 //!
 //! It watches its own punctuality: a miss during which this thread was held up says nothing about the instance.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::net::SocketAddr;
-use std::rc::Rc;
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
 use holdfast_config::Check;
 use holdfast_host::{clock, process};
-use holdfast_policy::Timestamp;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use super::command;
+use super::{command, get};
 use crate::supervisor::{Event, Outcome, Probe};
 
-/// Period of the thread's own heartbeat.
+/// How often a probe that waits looks whether this thread keeps its own times.
 const BEAT: Duration = Duration::from_millis(20);
-/// Heartbeats remembered: longer than any sensible timeout.
-const BEATS_KEPT: usize = 1024;
 /// A miss is void when this thread was held up for more than this share of the timeout, or for `LAG_MIN`.
 const LAG_SHARE: u32 = 5;
 const LAG_MIN: Duration = Duration::from_millis(40);
 /// How long a silent instance is looked at to tell busy from idle.
 const BUSY_LOOK: Duration = Duration::from_millis(50);
-/// Of an answer's body no more than this is read.
-const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Probes waiting for this thread; one in flight of each kind bounds them in practice.
 const QUEUE: usize = 16 * 1024;
 
@@ -62,73 +52,60 @@ impl Prober {
     }
 }
 
-/// When this thread was last held up.
-#[derive(Default)]
-struct Punctuality {
-    lags: RefCell<VecDeque<(Timestamp, Duration)>>,
-}
-
-impl Punctuality {
-    fn record(&self, now: Timestamp, lag: Duration) {
-        let mut lags = self.lags.borrow_mut();
-        if lags.len() == BEATS_KEPT {
-            lags.pop_front();
-        }
-        lags.push_back((now, lag));
-    }
-
-    fn worst_since(&self, since: Timestamp) -> Duration {
-        let lags = self.lags.borrow();
-        lags.iter().rev().take_while(|(at, _)| *at >= since).map(|(_, lag)| *lag).max().unwrap_or_default()
-    }
-}
-
 async fn serve(mut probes: mpsc::Receiver<Probe>, results: mpsc::Sender<Event>) {
-    let punctuality = Rc::new(Punctuality::default());
-    let beat = tokio::task::spawn_local(beat(punctuality.clone()));
     while let Some(probe) = probes.recv().await {
-        let (results, punctuality) = (results.clone(), punctuality.clone());
+        let results = results.clone();
         tokio::task::spawn_local(async move {
             let began = clock::now();
-            let outcome = perform(&probe, began, &punctuality).await;
+            let outcome = perform(&probe).await;
             let took = clock::now().since(began);
             let Probe { instance, incarnation, kind, at: sent, .. } = probe;
             // The agent is going away when nobody takes the result.
             let _ = results.send(Event::Probe { instance, incarnation, kind, sent, outcome, took }).await;
         });
     }
-    beat.abort();
 }
 
-async fn beat(punctuality: Rc<Punctuality>) {
-    loop {
-        let began = clock::now();
-        tokio::time::sleep(BEAT).await;
-        let now = clock::now();
-        punctuality.record(now, now.since(began).saturating_sub(BEAT));
-    }
-}
-
-async fn perform(probe: &Probe, began: Timestamp, punctuality: &Punctuality) -> Outcome {
-    let outcome = match tokio::time::timeout(probe.timeout, ask(probe)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Outcome::Timeout { busy: is_busy(probe).await },
-    };
-    if matches!(outcome, Outcome::Pass | Outcome::Refused(_)) {
+async fn perform(probe: &Probe) -> Outcome {
+    let (outcome, held_up) = watched(probe.timeout, ask(probe)).await;
+    if let Some(outcome @ (Outcome::Pass | Outcome::Refused(_))) = outcome {
         return outcome;
     }
-    // One beat may be under way and not be counted yet.
-    tokio::time::sleep(BEAT).await;
     let allowed = (probe.timeout / LAG_SHARE).max(LAG_MIN);
-    if punctuality.worst_since(began) > allowed { Outcome::Late } else { outcome }
+    match outcome {
+        _ if held_up > allowed => Outcome::Late,
+        Some(outcome) => outcome,
+        None => Outcome::Timeout { busy: is_busy(probe).await },
+    }
+}
+
+/// What `work` gives within `limit`, and by how much this thread was late at worst meanwhile.
+async fn watched<T>(limit: Duration, work: impl Future<Output = T>) -> (Option<T>, Duration) {
+    let mut work = pin!(work);
+    let end = clock::now() + limit;
+    let mut held_up = Duration::ZERO;
+    loop {
+        let began = clock::now();
+        let beat = BEAT.min(began.until(end));
+        let done = tokio::select! {
+            biased;
+            done = &mut work => Some(done),
+            () = tokio::time::sleep(beat) => None,
+        };
+        let now = clock::now();
+        held_up = held_up.max(now.since(began).saturating_sub(beat));
+        if done.is_some() || now >= end {
+            return (done, held_up);
+        }
+    }
 }
 
 async fn ask(probe: &Probe) -> Outcome {
     match (&probe.check, probe.addr) {
-        (Check::Http { path, status }, Some(addr)) => match http(addr, path).await {
-            Ok(code) if status.contains(&code) => Outcome::Pass,
-            Ok(code) => Outcome::Refused(i32::from(code)),
-            Err(()) => Outcome::ConnectError,
+        (Check::Http { path, status }, Some(addr)) => match get::status(addr, path).await {
+            Some(code) if status.contains(&code) => Outcome::Pass,
+            Some(code) => Outcome::Refused(i32::from(code)),
+            None => Outcome::ConnectError,
         },
         (Check::Tcp, Some(addr)) => match TcpStream::connect(addr).await {
             Ok(_) => Outcome::Pass,
@@ -137,38 +114,6 @@ async fn ask(probe: &Probe) -> Outcome {
         (Check::Command(argv), _) => command::run(argv, probe).await,
         // Without a port there is nothing to ask; configuration refuses it.
         (Check::Http { .. } | Check::Tcp | Check::Notify, _) => Outcome::Late,
-    }
-}
-
-/// One GET on a connection of its own. Why it failed does not matter: silence is silence.
-async fn http(addr: SocketAddr, path: &str) -> Result<u16, ()> {
-    let stream = TcpStream::connect(addr).await.map_err(drop)?;
-    let _ = stream.set_nodelay(true);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(drop)?;
-    let connection = tokio::task::spawn_local(connection);
-    let request = http::Request::get(path)
-        .header(http::header::HOST, addr.to_string())
-        .header(http::header::USER_AGENT, "holdfast-probe")
-        .header(http::header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(drop)?;
-    let answer = sender.send_request(request).await.map_err(drop);
-    let code = answer.as_ref().map(|a| a.status().as_u16()).map_err(drop);
-    if let Ok(answer) = answer {
-        // Reading the rest keeps the server from seeing a reset; its end does not decide.
-        let _ = tokio::time::timeout(BEAT, drain(answer.into_body())).await;
-    }
-    connection.abort();
-    code
-}
-
-async fn drain(mut body: hyper::body::Incoming) {
-    let mut read = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        read += frame.data_ref().map_or(0, Bytes::len);
-        if read > BODY_BYTES_MAX {
-            break;
-        }
     }
 }
 
@@ -185,6 +130,8 @@ async fn is_busy(probe: &Probe) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use holdfast_policy::{Incarnation, InstanceId};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -242,5 +189,24 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let outcome = outcome(Check::Tcp, Some(free)).await;
         assert!(matches!(outcome, Outcome::ConnectError | Outcome::Late), "{outcome:?}");
+    }
+
+    /// As a machine does that has no time for it.
+    fn hold_thread(time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_is_held_up_knows_it() {
+        let idle = watched(Duration::from_millis(60), std::future::pending::<()>()).await;
+        assert_eq!(idle.0, None);
+        let held = watched(Duration::from_millis(100), async {
+            tokio::task::yield_now().await;
+            hold_thread(Duration::from_millis(80));
+            std::future::pending::<()>().await;
+        });
+        assert!(held.await.1 >= Duration::from_millis(50));
+        // Until it was held up it was not late.
+        assert_eq!(watched(Duration::from_secs(5), async { 7 }).await.0, Some(7));
     }
 }

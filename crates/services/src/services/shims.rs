@@ -324,9 +324,10 @@ impl Keeper {
         };
         // A ring that was made anew counts from 1 again.
         let batch = match ring.events_after(from) {
-            Ok(batch) if batch.events.is_empty() && ring.events_after(0).is_ok_and(|all| all.last < from) => {
-                ring.events_after(0)
-            }
+            Ok(batch) if batch.events.is_empty() && !ring.holds(from).unwrap_or(false) => match ring.events_after(0) {
+                Ok(all) if all.last < from => Ok(all),
+                _ => Ok(batch),
+            },
             batch => batch,
         };
         let Ok(batch) = batch else { return };
