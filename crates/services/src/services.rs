@@ -77,6 +77,8 @@ pub struct EndpointEntry {
     pub incarnation: Incarnation,
     pub state: EndpointState,
     pub pid: Option<u32>,
+    /// Its process is stopped, as its shim saw.
+    pub stopped: bool,
 }
 
 pub type Endpoints = Arc<BTreeMap<InstanceId, EndpointEntry>>;

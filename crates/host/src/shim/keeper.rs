@@ -18,7 +18,7 @@ use rustix::time::{
 use super::dir::{DEAD, Dead, Dir, EXITS};
 use super::log::Log;
 use super::notify::{Notify, Told};
-use super::signals::{Heard, Signals};
+use super::signals::{self, Heard, Signals};
 use super::spec::Spec;
 use super::state::{Failure, Phase, State, VERSION};
 use crate::cgroup::Leaf;
@@ -241,6 +241,16 @@ impl Keeper {
             }
         }
         self.reap();
+        self.note_stops();
+    }
+
+    /// A parent is told at once; somebody who looks from time to time would see a hang late or miss it.
+    fn note_stops(&mut self) {
+        let Some(run) = self.run.as_ref().filter(|run| run.ended.is_none()) else { return };
+        if let Some(stopped) = signals::stop_or_continue(run.who.pid) {
+            self.state.stopped_boot_ns = stopped.then(|| clock::now().as_nanos());
+            self.changed();
+        }
     }
 
     fn hear_child(&mut self) {

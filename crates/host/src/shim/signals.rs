@@ -7,7 +7,7 @@ use super::child;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
-    /// Some child ended.
+    /// Some child ended, was stopped or goes on.
     Child,
     /// The shim itself is to go.
     Terminate,
@@ -95,6 +95,25 @@ pub(crate) fn peek() -> Peek {
     }
     let exited = info.si_code == libc::CLD_EXITED;
     Peek::Ended(pid, Status { code: exited.then_some(status), signal: (!exited).then_some(status) })
+}
+
+/// What a living child was seen to do since the last call: stopped (`true`) or continued; the last of several.
+pub(crate) fn stop_or_continue(pid: i32) -> Option<bool> {
+    let id = libc::id_t::try_from(pid).ok()?;
+    let mut last = None;
+    loop {
+        // SAFETY: a zeroed siginfo is a valid place for the answer; the kernel fills it in or leaves pid 0.
+        let (seen, code) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let flags = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG;
+            let result = libc::waitid(libc::P_PID, id, &mut info, flags);
+            (result == 0 && info.si_pid() == pid, info.si_code)
+        };
+        if !seen {
+            return last;
+        }
+        last = Some(code != libc::CLD_CONTINUED);
+    }
 }
 
 pub(crate) fn reap(pid: i32) {

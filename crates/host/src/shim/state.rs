@@ -70,6 +70,8 @@ pub struct State {
     pub child: Option<Identity>,
     pub started_boot_ns: u64,
     pub ready_boot_ns: Option<u64>,
+    /// Since when the child is stopped (SIGSTOP), if it is.
+    pub stopped_boot_ns: Option<u64>,
     /// READY=1 came over the notify socket during this run.
     pub notified_ready: bool,
     /// The last STATUS= of the child.

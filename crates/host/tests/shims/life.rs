@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use holdfast_host::process;
 use holdfast_host::ring::RingReader;
 use holdfast_host::shim::spec::{Restart, Stop, When};
 use holdfast_host::shim::{Body, Phase, Spec};
+use holdfast_host::{clock, process};
 use holdfast_policy::Incarnation;
 
 use crate::bed::{Bed, ask, eventually, read, sh, stop, until};
@@ -45,6 +45,25 @@ async fn a_killed_child_is_spawned_again_at_once() {
     assert!(gap < Duration::from_millis(200), "{gap:?}");
     assert!(!process::is_alive(first.child.unwrap()));
     drop(bed);
+}
+
+#[tokio::test]
+async fn a_child_that_is_stopped_and_goes_on_is_told_at_once() {
+    let (_bed, mut client) = Bed::start(sh("exec sleep 600")).await;
+    let child = until(&mut client, "the child", |s| s.child.is_some()).await.child.unwrap();
+    for _ in 0..3 {
+        let before = clock::now();
+        assert!(process::signal(child, libc::SIGSTOP).unwrap());
+        let state = until(&mut client, "the stop", |s| s.stopped_boot_ns.is_some()).await;
+        assert!(state.stopped_boot_ns.unwrap() >= before.as_nanos());
+        assert!(process::signal(child, libc::SIGCONT).unwrap());
+        until(&mut client, "the end of the stop", |s| s.stopped_boot_ns.is_none()).await;
+    }
+    assert!(process::signal(child, libc::SIGSTOP).unwrap());
+    until(&mut client, "the last stop", |s| s.stopped_boot_ns.is_some()).await;
+    assert!(process::signal(child, libc::SIGKILL).unwrap());
+    let next = until(&mut client, "the next child", |s| s.incarnation.run == 2 && s.child.is_some()).await;
+    assert_eq!(next.stopped_boot_ns, None);
 }
 
 #[tokio::test]

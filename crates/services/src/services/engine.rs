@@ -143,19 +143,30 @@ impl Engine {
 
     fn show(&mut self) {
         let status = self.supervisor.status(clock::now());
-        let pids: BTreeMap<&InstanceId, Option<u32>> =
-            status.services.values().flat_map(|s| &s.instances).map(|i| (&i.id, i.pid)).collect();
+        let processes: BTreeMap<&InstanceId, (Option<u32>, bool)> =
+            status.services.values().flat_map(|s| &s.instances).map(|i| (&i.id, (i.pid, i.stopped))).collect();
         self.endpoints.send_if_modified(|table| {
-            let stale = |(id, entry): (&InstanceId, &EndpointEntry)| pids.get(id).is_some_and(|pid| *pid != entry.pid);
+            let stale = |(id, entry): (&InstanceId, &EndpointEntry)| {
+                processes.get(id).is_some_and(|now| *now != (entry.pid, entry.stopped))
+            };
             if !table.iter().any(stale) {
                 return false;
             }
             let mut fresh = (**table).clone();
-            fresh.iter_mut().for_each(|(id, entry)| entry.pid = pids.get(id).copied().flatten());
+            for (id, entry) in &mut fresh {
+                (entry.pid, entry.stopped) = processes.get(id).copied().unwrap_or_default();
+            }
             *table = Arc::new(fresh);
             true
         });
-        self.status.send_replace(Arc::new(status));
+        // Watchdogs and the like change nothing that anybody waits for.
+        self.status.send_if_modified(|shown| {
+            let changed = **shown != status;
+            if changed {
+                *shown = Arc::new(status);
+            }
+            changed
+        });
     }
 
     /// Ready and down seconds of each service, for availability without a balancer.
@@ -200,6 +211,7 @@ fn publish(
     }
     let Some(addr) = addr else { return };
     let endpoint = Endpoint { addr, node: node.clone(), zone: zone.cloned(), role: Role::Active, epoch: 0 };
-    let pid = table.get(&instance).filter(|e| e.incarnation == incarnation).and_then(|e| e.pid);
-    table.insert(instance, EndpointEntry { endpoint, incarnation, state, pid });
+    let known = table.get(&instance).filter(|e| e.incarnation == incarnation);
+    let (pid, stopped) = known.map_or((None, false), |e| (e.pid, e.stopped));
+    table.insert(instance, EndpointEntry { endpoint, incarnation, state, pid, stopped });
 }

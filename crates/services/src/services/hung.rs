@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::Endpoints;
 use crate::supervisor::{EndpointState, Event};
 
-/// How often instances are looked at: the state of each child, and all processes of those on which requests wait.
+/// How often the processes of an instance are looked at that is stopped or on which requests wait.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// This watcher being later than that voids what it saw: the machine is short of CPU, not the instance hung.
 const LATE: Duration = Duration::from_millis(150);
@@ -94,15 +94,11 @@ fn look(
     }
 }
 
-/// Ready instances whose child itself is stopped: one read each, and no request has to wait to find out.
+/// Ready instances whose child itself is stopped, as its shim told: no request has to wait to find out.
 fn stopped(endpoints: &watch::Receiver<Endpoints>) -> Vec<InstanceId> {
-    let ready: Vec<(InstanceId, u32)> = {
-        let table = endpoints.borrow();
-        let ready = table.iter().filter(|(_, e)| e.state == EndpointState::Ready);
-        ready.filter_map(|(id, e)| Some((id.clone(), e.pid?))).collect()
-    };
-    let is_stopped = |pid: u32| i32::try_from(pid).ok().and_then(process::stat).is_some_and(|s| s.state == 'T');
-    ready.into_iter().filter(|(_, pid)| is_stopped(*pid)).map(|(id, _)| id).collect()
+    let table = endpoints.borrow();
+    let stopped = table.iter().filter(|(_, e)| e.stopped && e.state == EndpointState::Ready);
+    stopped.map(|(id, _)| id.clone()).collect()
 }
 
 fn fresh(incarnation: Incarnation) -> Seen {

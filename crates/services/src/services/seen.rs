@@ -43,6 +43,7 @@ pub(crate) fn shim_state(state: &State, seq: u64, labels: Labels) -> ShimState {
         pid: state.child.and_then(|c| u32::try_from(c.pid).ok()),
         since: at(state.started_boot_ns),
         ready_at: state.ready_boot_ns.map(at),
+        stopped_at: state.stopped_boot_ns.map(at),
         notified_ready: state.notified_ready,
         watchdog_at: state.watchdog_boot_ns.map(at),
         status_text: Some(state.status.clone()).filter(|s| !s.is_empty()),

@@ -53,6 +53,8 @@ pub struct ShimState {
     pub since: Timestamp,
     /// When this run was first known to be ready.
     pub ready_at: Option<Timestamp>,
+    /// Since when its child is stopped, if it is. The child alone: what it started may go on.
+    pub stopped_at: Option<Timestamp>,
     /// READY=1 from this run.
     pub notified_ready: bool,
     /// Last WATCHDOG=1 of this run.

@@ -143,6 +143,8 @@ pub(crate) struct Life {
     /// When this agent saw it first.
     pub(crate) seen: Timestamp,
     pub(crate) first_ready: Option<Timestamp>,
+    /// It was ready and does not answer any more.
+    pub(crate) silent_since: Option<Timestamp>,
     pub(crate) published: Option<EndpointState>,
     pub(crate) probers: Vec<Prober>,
     /// Liveness failed and was journaled.

@@ -21,6 +21,7 @@ const START_EVERY: Duration = Duration::from_millis(20);
 /// A command probe costs a process each.
 const START_EVERY_COMMAND: Duration = Duration::from_millis(100);
 /// The start period grows to this share of the time since the start: late starters are seen 1 % late.
+/// The same holds from the moment that a ready instance fell silent: that it answers again is seen as soon.
 const START_SHARE: u32 = 100;
 /// Fast probes of all instances together keep this distance: 1,000 a second.
 const FAST_DISTANCE: Duration = Duration::from_millis(1);
@@ -138,7 +139,8 @@ impl Supervisor {
     }
 
     fn is_fast(&self, i: &Instance, kind: ProbeKind) -> bool {
-        kind != ProbeKind::Live && i.life.first_ready.is_none()
+        let silent = kind == ProbeKind::Ready && i.life.silent_since.is_some();
+        kind != ProbeKind::Live && (silent || i.life.first_ready.is_none())
     }
 
     fn schedule(&mut self, i: &mut Instance, kind: ProbeKind, at: Timestamp) {
@@ -155,7 +157,8 @@ impl Supervisor {
         let (every, command) = (probe.every, matches!(probe.check, Check::Command(_)));
         let wait = if self.is_fast(i, kind) {
             let first = if command { START_EVERY_COMMAND } else { START_EVERY };
-            let since = i.shim.state().map_or(now, |s| s.since);
+            let started = i.shim.state().map_or(now, |s| s.since);
+            let since = i.life.silent_since.unwrap_or(started);
             (now.since(since) / START_SHARE).max(first).min(every.max(first))
         } else {
             self.rng.jitter(every, JITTER)
@@ -207,7 +210,7 @@ impl Supervisor {
         };
         if i.life.ready.record(thresholds, sign).is_some() {
             let inputs = |t: Transition| t.with("outcome", words(outcome)).with("took_ms", took.as_millis());
-            self.publish_readiness(now, i, inputs);
+            self.publish_readiness(now, None, i, inputs);
         }
     }
 
@@ -245,7 +248,9 @@ impl Supervisor {
     /// Every process of it is stopped: certain, unlike silence without progress, which may be a slow dependency that it waits for.
     pub(crate) fn on_stopped(&mut self, now: Timestamp, i: &mut Instance) {
         if i.life.ready.suspect() {
-            self.publish_readiness(now, i, |t| t.with("seen", "stopped"));
+            // Its shim saw when; this is told after a look at all of its processes.
+            let at = i.shim.state().and_then(|s| s.stopped_at);
+            self.publish_readiness(now, at, i, |t| t.with("seen", "stopped"));
         }
     }
 
@@ -268,10 +273,17 @@ impl Supervisor {
         if passes && i.life.ready.state() != Readiness::Ready {
             i.life.ready.record(holdfast_policy::health::Thresholds { rise: 1, fall: 1 }, Sign::Pass);
         }
-        self.publish_readiness(now, i, |t| t);
+        self.publish_readiness(now, None, i, |t| t);
     }
 
-    fn publish_readiness(&mut self, now: Timestamp, i: &mut Instance, inputs: impl FnOnce(Transition) -> Transition) {
+    /// `at` is when it happened, where that is known better than by now.
+    fn publish_readiness(
+        &mut self,
+        now: Timestamp,
+        at: Option<Timestamp>,
+        i: &mut Instance,
+        inputs: impl FnOnce(Transition) -> Transition,
+    ) {
         if i.leave.is_some() || i.life.exit_told {
             return;
         }
@@ -291,14 +303,27 @@ impl Supervisor {
             Readiness::Refused => ("it says that it is not ready", Phase::Detected),
             Readiness::Unknown => return,
         };
-        if state == EndpointState::Ready {
-            self.became_ready(now, i);
+        match i.life.ready.state() {
+            Readiness::Ready => self.became_ready(now, i),
+            Readiness::Suspect => self.fell_silent(now, i),
+            Readiness::Refused | Readiness::Unknown => i.life.silent_since = None,
         }
-        self.settle(now, i, inputs(because(reason)), Mark::phase(phase));
+        let mark = Mark { at: at.map(|at| at.min(now)), phase: Some(phase) };
+        self.settle(now, i, inputs(because(reason)), mark);
+    }
+
+    /// From now on it is asked as often as at its start.
+    fn fell_silent(&mut self, now: Timestamp, i: &mut Instance) {
+        i.life.silent_since = Some(now);
+        let idle = i.life.probers.iter().any(|p| p.kind == ProbeKind::Ready && p.in_flight.is_none());
+        if idle {
+            self.again(now, i, ProbeKind::Ready);
+        }
     }
 
     fn became_ready(&mut self, now: Timestamp, i: &mut Instance) {
         i.life.first_ready.get_or_insert(now);
+        i.life.silent_since = None;
         i.acting = None;
         self.arm_probes(now, i);
         if !i.life.told_ready && matches!(i.shim, Shim::Alive(_)) {

@@ -55,6 +55,8 @@ pub struct InstanceStatus {
     pub reason: String,
     pub since: Timestamp,
     pub pid: Option<u32>,
+    /// Its shim saw its process stop (SIGSTOP).
+    pub stopped: bool,
     pub endpoint: Option<SocketAddr>,
     pub published: Option<EndpointState>,
     pub restarts: u64,
@@ -138,6 +140,7 @@ impl Supervisor {
             reason: self.last_reason(i),
             since: i.shown_since,
             pid: i.shim.child().and_then(|s| s.pid),
+            stopped: i.shim.child().is_some_and(|s| s.stopped_at.is_some()),
             endpoint: i.addr().or_else(|| i.record.port.zip(wanted).map(|(p, d)| d.addr(p))),
             published: i.life.published,
             restarts: i.restarts,

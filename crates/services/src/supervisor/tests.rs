@@ -139,6 +139,28 @@ fn liveness_restarts_one_that_hangs_and_none_when_all_do() {
 }
 
 #[test]
+fn a_hang_is_told_with_the_time_of_the_stop_and_its_end_is_seen_at_once() {
+    let mut rig = Rig::new([service("web", 1)]);
+    rig.run_ms(10_000);
+    let stopped = rig.now;
+    rig.child_stops("web-1", Duration::from_millis(40));
+    rig.run_ms(40);
+    let told = rig.sup.explain("web-1").pop().unwrap();
+    assert_eq!((told.at, told.transition.to), (stopped, "suspect"));
+    rig.run_ms(5_000);
+    rig.child_goes_on("web-1");
+    let goes_on = rig.now;
+    // One that asked in vain is still under way, as long as its time limit; the next follows at once.
+    rig.run_ms(400);
+    let told = rig.sup.explain("web-1").pop().unwrap();
+    assert_eq!(told.transition.to, "ready", "{}", rig.transcript());
+    assert!(told.at.since(goes_on) <= Duration::from_millis(360), "{:?}", told.at.since(goes_on));
+    rig.clear();
+    rig.run_ms(10_000);
+    assert!(rig.transcript().matches("probe ready").count() <= 25, "asked as seldom as before");
+}
+
+#[test]
 fn a_busy_instance_is_not_restarted_for_a_long_report() {
     let mut web = service("web", 2);
     web.live = Some(http());

@@ -154,6 +154,7 @@ impl Keeper {
         state.child = Some(who);
         state.started_boot_ns = now.as_nanos();
         state.ready_boot_ns = None;
+        state.stopped_boot_ns = None;
         state.notified_ready = false;
         state.status.clear();
         state.watchdog_boot_ns = None;
@@ -382,6 +383,7 @@ impl Keeper {
         self.keep_exit(&exit);
         self.state.child = None;
         self.state.ready_boot_ns = None;
+        self.state.stopped_boot_ns = None;
         self.state.last_exit = Some(exit.clone());
         match run.stopping {
             Some(stopping) => self.conclude_stop(&exit, stopping),

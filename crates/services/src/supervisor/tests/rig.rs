@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use holdfast_config::{Check, Command, Kind, Log, Port, Probe as ProbeConfig, Service, Stop};
 use holdfast_policy::health::Thresholds;
+use holdfast_policy::hung::Verdict;
 use holdfast_policy::restart;
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 
@@ -327,6 +328,20 @@ impl Rig {
         if !done {
             self.spawn(&instance, START);
         }
+    }
+
+    /// Its shim tells at once; a look at all of its processes follows.
+    pub(super) fn child_stops(&mut self, name: &str, look: Duration) {
+        let (instance, now) = (id(name), self.now);
+        self.change(&instance, Duration::ZERO, |s| s.stopped_at = Some(now));
+        let incarnation = self.incarnation(name);
+        self.later(look, Event::Verdict { instance, incarnation, verdict: Verdict::Stopped });
+        self.answer(name, Outcome::Timeout { busy: false });
+    }
+
+    pub(super) fn child_goes_on(&mut self, name: &str) {
+        self.change(&id(name), Duration::ZERO, |s| s.stopped_at = None);
+        self.answer(name, Outcome::Pass);
     }
 
     pub(super) fn shim_dies(&mut self, name: &str, orphans: bool) {
