@@ -3,9 +3,13 @@
 mod proof;
 mod rate;
 mod site;
+mod tiny;
 
 mod adoption;
 mod bad_input;
 mod fixed_rate;
+mod footprint;
+mod incident_times;
 mod lifecycle;
+mod starting;
 mod traffic;
