@@ -2,7 +2,7 @@
 //! defaults; secrets are still references.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -119,6 +119,43 @@ pub struct Service {
     pub log: Log,
     /// Declared availability target, e.g. 0.999.
     pub availability: Option<f64>,
+}
+
+impl Service {
+    /// One instance of `command`, kept running, with nothing that the file would have to say.
+    pub fn new(name: impl Into<String>, command: Command) -> Service {
+        Service {
+            name: name.into(),
+            kind: Kind::Service,
+            command,
+            replicas: 1,
+            env: BTreeMap::new(),
+            env_files: Vec::new(),
+            workdir: "/".into(),
+            user: None,
+            group: None,
+            umask: None,
+            open_files: None,
+            host: Ipv4Addr::LOCALHOST.into(),
+            port: Port::None,
+            after: BTreeMap::new(),
+            restart: restart::Policy::default(),
+            startup: None,
+            ready: None,
+            live: None,
+            stop: Stop {
+                command: None,
+                signal: 15,
+                grace: Duration::from_secs(10),
+                drain: Duration::from_secs(10),
+            },
+            min_available: 0,
+            max_unavailable: 1,
+            fenced: false,
+            log: Log { size_bytes_max: 10 << 20, keep: 5 },
+            availability: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_config::{Check, Command, Condition, Kind, Log, Port, Probe, Service, Stop};
+use holdfast_config::{Check, Command, Condition, Kind, Port, Probe, Service, Stop};
 use holdfast_policy::health::Thresholds;
 use holdfast_policy::rng::Rng;
 use holdfast_policy::{Incarnation, InstanceId, Timestamp, restart};
@@ -348,30 +348,13 @@ fn probe(every: u64, timeout: u64) -> Probe {
 
 fn service(name: &str, replicas: u32) -> Service {
     Service {
-        name: name.into(),
-        kind: Kind::Service,
-        command: Command::Argv(vec![name.into()]),
         replicas,
-        env: BTreeMap::new(),
-        env_files: Vec::new(),
-        workdir: "/".into(),
-        user: None,
-        group: None,
-        umask: None,
-        open_files: None,
-        host: [127, 0, 0, 1].into(),
         port: Port::Assigned,
-        after: BTreeMap::new(),
-        restart: restart::Policy::default(),
-        startup: None,
         ready: Some(probe(500, 300)),
         live: Some(probe(1000, 500)),
         stop: Stop { command: None, signal: 15, grace: Duration::from_secs(2), drain: Duration::from_secs(1) },
         min_available: replicas.saturating_sub(1),
-        max_unavailable: 1,
-        fenced: false,
-        log: Log { size_bytes_max: 1 << 20, keep: 1 },
-        availability: None,
+        ..Service::new(name, Command::Argv(vec![name.into()]))
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use holdfast_balancer::control::Client as PlaneClient;
 use holdfast_balancer::shared::{BALANCERS_MAX, Counters, ENDPOINTS_MAX, Table};
 use holdfast_balancer::snapshot::{EndpointSnapshot, Snapshot};
-use holdfast_config::{Command, Config, Kind, Log, Port, Probe, Service, Stop};
+use holdfast_config::{Command, Config, Probe, Service, Stop};
 use holdfast_host::{clock, listen, shim};
 use holdfast_policy::backoff::Backoff;
 use holdfast_policy::{InstanceId, restart};
@@ -380,20 +380,9 @@ fn threads(config: &Config) -> u16 {
 fn service(exe: &std::path::Path, layout: &Layout, config: &Config) -> Service {
     let argv = [exe.to_string_lossy(), "--data-dir".into(), layout.data_dir.to_string_lossy(), "balancer".into()];
     Service {
-        name: PLANES.into(),
-        kind: Kind::Service,
-        command: Command::Argv(argv.iter().map(ToString::to_string).collect()),
         replicas: if config.balancers.is_empty() { 0 } else { u32::from(config.node.balancer_processes) },
-        env: BTreeMap::new(),
-        env_files: Vec::new(),
         workdir: layout.data_dir.clone(),
-        user: None,
-        group: None,
         umask: Some(0o077),
-        open_files: None,
-        host: std::net::Ipv4Addr::LOCALHOST.into(),
-        port: Port::None,
-        after: BTreeMap::new(),
         restart: restart::Policy {
             backoff: Backoff {
                 base: Duration::from_millis(100),
@@ -403,7 +392,6 @@ fn service(exe: &std::path::Path, layout: &Layout, config: &Config) -> Service {
             },
             ..restart::Policy::default()
         },
-        startup: None,
         ready: Some(Probe {
             check: holdfast_config::Check::Notify,
             every: Duration::from_secs(1),
@@ -421,9 +409,6 @@ fn service(exe: &std::path::Path, layout: &Layout, config: &Config) -> Service {
         }),
         stop: Stop { command: None, signal: 15, grace: Duration::from_secs(30), drain: Duration::ZERO },
         min_available: u32::from(config.node.balancer_processes > 1),
-        max_unavailable: 1,
-        fenced: false,
-        log: Log { size_bytes_max: 10 << 20, keep: 5 },
-        availability: None,
+        ..Service::new(PLANES, Command::Argv(argv.iter().map(ToString::to_string).collect()))
     }
 }

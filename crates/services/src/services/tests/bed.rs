@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use holdfast_cluster::Embedded;
-use holdfast_config::{Command, Config, Kind, Log, Node, Port, Service, Stop};
+use holdfast_config::{Command, Config, Node, Service, Stop};
 use holdfast_host::process::{self, Identity};
 use holdfast_host::shim::{self, Dir};
 use holdfast_policy::NodeId;
@@ -19,30 +19,8 @@ const LIMIT: Duration = Duration::from_secs(40);
 
 pub(crate) fn service(name: &str, argv: &[&str]) -> Service {
     Service {
-        name: name.into(),
-        kind: Kind::Service,
-        command: Command::Argv(argv.iter().map(|s| (*s).to_owned()).collect()),
-        replicas: 1,
-        env: BTreeMap::new(),
-        env_files: Vec::new(),
-        workdir: "/".into(),
-        user: None,
-        group: None,
-        umask: None,
-        open_files: None,
-        host: [127, 0, 0, 1].into(),
-        port: Port::None,
-        after: BTreeMap::new(),
-        restart: holdfast_policy::restart::Policy::default(),
-        startup: None,
-        ready: None,
-        live: None,
         stop: Stop { command: None, signal: 15, grace: Duration::from_secs(5), drain: Duration::ZERO },
-        min_available: 0,
-        max_unavailable: 1,
-        fenced: false,
-        log: Log { size_bytes_max: 1 << 20, keep: 1 },
-        availability: None,
+        ..Service::new(name, Command::Argv(argv.iter().map(|s| (*s).to_owned()).collect()))
     }
 }
 

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use holdfast_config::{Check, Command, Kind, Log, Port, Probe as ProbeConfig, Service, Stop};
+use holdfast_config::{Check, Command, Port, Probe as ProbeConfig, Service};
 use holdfast_policy::health::Thresholds;
 use holdfast_policy::hung::Verdict;
-use holdfast_policy::restart;
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 
 use super::super::*;
@@ -27,32 +26,12 @@ pub(super) fn http() -> ProbeConfig {
 }
 
 pub(super) fn service(name: &str, replicas: u32) -> Service {
-    let stop = Stop { command: None, signal: 15, grace: Duration::from_secs(10), drain: Duration::from_secs(10) };
     Service {
-        name: name.into(),
-        kind: Kind::Service,
-        command: Command::Argv(vec![name.into()]),
         replicas,
-        env: BTreeMap::new(),
-        env_files: Vec::new(),
-        workdir: "/".into(),
-        user: None,
-        group: None,
-        umask: None,
-        open_files: None,
-        host: [127, 0, 0, 1].into(),
         port: Port::Fixed(if name == "web" { 8001 } else { 9001 }),
-        after: BTreeMap::new(),
-        restart: restart::Policy::default(),
-        startup: None,
         ready: Some(http()),
-        live: None,
-        stop,
         min_available: 1,
-        max_unavailable: 1,
-        fenced: false,
-        log: Log { size_bytes_max: 1 << 20, keep: 1 },
-        availability: None,
+        ..Service::new(name, Command::Argv(vec![name.into()]))
     }
 }
 
