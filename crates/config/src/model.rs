@@ -143,12 +143,7 @@ impl Service {
             startup: None,
             ready: None,
             live: None,
-            stop: Stop {
-                command: None,
-                signal: 15,
-                grace: Duration::from_secs(10),
-                drain: Duration::from_secs(10),
-            },
+            stop: Stop { command: None, signal: 15, grace: Duration::from_secs(10), drain: Duration::from_secs(10) },
             min_available: 0,
             max_unavailable: 1,
             fenced: false,

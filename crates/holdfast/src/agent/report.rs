@@ -1,7 +1,6 @@
 //! What the agent knows, in the words of the API: status, the system for drills, why, incidents, metrics.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use holdfast_balancer::shared::Counters;
 use holdfast_config::{Balancer, Check, Config};
@@ -13,6 +12,7 @@ use holdfast_observe::status::{
 };
 use holdfast_observe::{journal, status};
 use holdfast_policy::balance;
+use holdfast_policy::time::millis;
 use holdfast_policy::{InstanceId, Timestamp};
 use holdfast_services::supervisor::{EndpointState, Entry, Exit, InstanceStatus, ServiceStatus};
 
@@ -447,8 +447,4 @@ fn subject(stored: &str) -> String {
 
 fn identity(pid: i32) -> Option<api::Process> {
     process::identity(pid).map(|id| api::Process { pid: id.pid, start_ticks: id.start_ticks })
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

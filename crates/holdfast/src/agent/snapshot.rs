@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use holdfast_balancer::snapshot::{
     AccessLog, BalancerSnapshot, Eject, EndpointSnapshot, Limits, Retry, Snapshot, Timeouts, VERSION,
 };
 use holdfast_config::{Algorithm, Balancer, Config};
+use holdfast_policy::time::millis;
 use holdfast_policy::{InstanceId, balance};
 
 use crate::layout::Layout;
@@ -118,10 +118,6 @@ fn one(balancer: &Balancer, layout: &Layout, places: &[Place], slot: u16) -> Bal
         trusted_proxies: balancer.trusted_proxies.clone(),
         endpoints: places.iter().filter(|p| *p.service == *balancer.service).map(|p| p.endpoint.clone()).collect(),
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

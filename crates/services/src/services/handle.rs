@@ -8,6 +8,7 @@ use holdfast_cluster::records::{Pause, Records};
 use holdfast_config::Config;
 use holdfast_host::clock;
 use holdfast_observe::Journal;
+use holdfast_policy::time::millis;
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -116,7 +117,6 @@ impl Handle {
     pub async fn pause(&self, name: Option<&str>, for_: Option<Duration>, reason: &str, by: &str) -> Result<(), Error> {
         let target = self.target(name)?;
         let now = clock::wall_ms();
-        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let pause = Pause {
             version: 1,
             name: name.map(ToOwned::to_owned),

@@ -1,11 +1,11 @@
 //! What an instance is launched with: the definition as the shim reads it, placeholders filled in.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use holdfast_config::{Check, Command, Kind, Value};
 use holdfast_host::shim::spec::{Log, Restart, Spec, Stop, Value as SpecValue};
 use holdfast_policy::InstanceId;
+use holdfast_policy::time::millis;
 
 use crate::supervisor::{Definition, Launch};
 
@@ -87,8 +87,4 @@ fn environment(launch: &Launch) -> Vec<(String, SpecValue)> {
         env.push((name.clone(), value));
     }
     env
-}
-
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
