@@ -57,7 +57,7 @@ impl Engine {
             tokio::select! {
                 event = self.events.recv() => match event {
                     Some(event) => {
-                        changed = !matches!(event, Event::Probe { .. });
+                        changed = !matches!(event, Event::Probe { .. } | Event::Watchdog { .. });
                         self.supervisor.handle(clock::now(), event);
                     }
                     None => return,
@@ -75,7 +75,7 @@ impl Engine {
             }
             for _ in 0..BATCH {
                 let Ok(event) = self.events.try_recv() else { break };
-                changed |= !matches!(event, Event::Probe { .. });
+                changed |= !matches!(event, Event::Probe { .. } | Event::Watchdog { .. });
                 self.supervisor.handle(clock::now(), event);
             }
             changed |= self.perform();

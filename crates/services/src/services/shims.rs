@@ -82,6 +82,7 @@ impl Shims {
                 labels: Labels::default(),
                 seq: 0,
                 ring: None,
+                told: None,
             };
             tokio::spawn(keeper.run(queue));
             orders
@@ -104,6 +105,8 @@ struct Keeper {
     seq: u64,
     /// Last event copied from the shim's ring.
     ring: Option<u64>,
+    /// What was told last over the present connection.
+    told: Option<ShimState>,
 }
 
 impl Keeper {
@@ -115,7 +118,7 @@ impl Keeper {
                     None => return,
                 },
                 state = next_state(&mut self.client) => match state {
-                    Some(()) => self.tell_state().await,
+                    Some(()) => self.tell_change().await,
                     None => self.lost().await,
                 },
             }
@@ -140,16 +143,32 @@ impl Keeper {
         let _ = self.ground.events.send(event).await;
     }
 
+    /// A watchdog's beat, several a second, is no news for anybody but the probe that looks at its time.
+    async fn tell_change(&mut self) {
+        let Some(client) = &self.client else { return };
+        let state = shim_state(&client.state(), self.seq, self.labels);
+        let beats = |told: &ShimState| *told == ShimState { watchdog_at: told.watchdog_at, ..state.clone() };
+        match state.watchdog_at.filter(|_| self.told.as_ref().is_some_and(beats)) {
+            Some(at) => {
+                let (instance, incarnation) = (self.instance.clone(), state.incarnation);
+                self.send(Event::Watchdog { instance, incarnation, at }).await;
+            }
+            None => self.tell_state().await,
+        }
+    }
+
     async fn tell_state(&mut self) {
         let Some(client) = &self.client else { return };
         let state = client.state();
         self.copy_events().await;
         self.seq += 1;
         let state = shim_state(&state, self.seq, self.labels);
+        self.told = Some(state.clone());
         self.send(Event::Shim { instance: self.instance.clone(), state }).await;
     }
 
     async fn lost(&mut self) {
+        self.told = None;
         let generation = self.client.take().map_or(0, |c| c.state().incarnation.generation);
         self.copy_events().await;
         self.send(Event::ShimLost { instance: self.instance.clone(), generation }).await;
@@ -162,6 +181,7 @@ impl Keeper {
         let client = Client::connect(&self.dir, ANSWER).await?;
         self.labels = Dir::new(&self.dir).read_spec().map(|spec| Labels::of(&spec)).unwrap_or_default();
         self.client = Some(client);
+        self.told = None;
         Ok(())
     }
 

@@ -159,6 +159,12 @@ pub enum Event {
         instance: InstanceId,
         state: ShimState,
     },
+    /// WATCHDOG=1, and nothing else that is new: the last state holds, with this time.
+    Watchdog {
+        instance: InstanceId,
+        incarnation: Incarnation,
+        at: Timestamp,
+    },
     /// The connection to a shim ended; whether it lives is not known.
     ShimLost {
         instance: InstanceId,

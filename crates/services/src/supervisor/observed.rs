@@ -30,6 +30,16 @@ impl Supervisor {
                 self.instance_or_new(&instance, Shim::Unknown);
                 self.with(&instance, |s, i| s.on_shim(now, i, state));
             }
+            Event::Watchdog { instance, incarnation, at } => {
+                self.with(&instance, |_, i| {
+                    if let Shim::Alive(state) = &mut i.shim
+                        && state.incarnation == incarnation
+                    {
+                        state.watchdog_at = Some(at);
+                        i.audited = now;
+                    }
+                });
+            }
             Event::ShimLost { instance, generation } => {
                 self.with(&instance, |s, i| s.on_shim_lost(now, i, generation));
             }
