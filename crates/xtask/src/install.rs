@@ -28,6 +28,8 @@ pub(crate) const TESTS: &[Need] = &[
     need("python3", "python3"),
     need("node", "nodejs"),
     need("curl", "curl"),
+    need("ip", "iproute2"),
+    need("nft", "nftables"),
 ];
 
 pub(crate) const SHOP: &[Need] =

@@ -46,7 +46,8 @@ impl Evidence {
             return;
         }
         let figures: Map<String, Value> = self.rows.iter().map(|[w, _, m]| (w.clone(), m.clone().into())).collect();
-        let command = format!("HOLDFAST_PROVE=1 cargo test -p holdfast --test it {} -- --nocapture", self.name);
+        let (executable, name) = (env!("CARGO_CRATE_NAME"), self.name);
+        let command = format!("HOLDFAST_PROVE=1 cargo test -p holdfast --test {executable} {name} -- --nocapture");
         let line = json!({ "name": self.name, "figures": figures, "conditions": self.conditions, "command": command });
         println!("EVIDENCE {line}");
         self.keep();
