@@ -252,6 +252,7 @@ impl World {
         let limits = self.limits(id);
         let child = self.host.place(id).children.iter().find(|c| c.incarnation == incarnation).cloned();
         self.judge.published(self.now, id, incarnation, state, child.as_ref(), limits);
+        self.traffic.published(self.now, id, incarnation, state);
     }
 
     fn judge_kill(&mut self, id: &InstanceId) {

@@ -1,5 +1,6 @@
 //! The real Supervisor on a simulated host and store, driven by a seed: kills at every step, late and repeated events,
-//! lost connections, stalls, a slow prober, reboots. A seed and a commit reproduce every run.
+//! lost connections, stalls, a slow prober, reboots; and clients behind a balancer of the real policies. A seed and a
+//! commit reproduce every run.
 //!
 //! [`run`] gives the first invariant that was broken, if any. Each safety rule of [`Rules`] can be switched off; the
 //! tests show that every one is missed soon, which is what makes a clean run worth something.
@@ -8,9 +9,11 @@ mod agent;
 mod faults;
 mod host;
 mod judge;
+mod rules;
+mod traffic;
 mod world;
 
-pub use holdfast_services::supervisor::Rules;
+pub use rules::Rules;
 
 /// What became of one seed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,9 @@ pub struct Report {
     pub steps: u64,
     /// Events that the Supervisor handled.
     pub events: u64,
+    /// Requests of clients, and how often one was sent once more.
+    pub requests: u64,
+    pub retries: u64,
     /// The first invariant that did not hold, and when.
     pub violation: Option<String>,
     /// The last things that happened before it.
@@ -33,6 +39,8 @@ pub fn run(seed: u64, rules: Rules, steps: u64) -> Report {
         seed,
         steps,
         events: world.handled,
+        requests: world.traffic.ledger.asked,
+        retries: world.traffic.ledger.again,
         violation: world.judge.violation.take(),
         tail: world.tail.into_iter().collect(),
     }

@@ -9,10 +9,12 @@ use holdfast_policy::health::Thresholds;
 use holdfast_policy::rng::Rng;
 use holdfast_policy::{Incarnation, InstanceId, Timestamp, restart};
 use holdfast_services::Supervisor;
-use holdfast_services::supervisor::{Definition, Event, Launch, Record, Request, Rules};
+use holdfast_services::supervisor::{self, Definition, Event, Launch, Record, Request};
 
+use crate::Rules;
 use crate::host::Host;
 use crate::judge::{Judge, Limits};
+use crate::traffic::{Outside, SERVICE, Traffic};
 
 /// Lines kept for the report of a violation.
 const TAIL: usize = 80;
@@ -40,7 +42,7 @@ pub(crate) enum Happening {
 pub(crate) struct World {
     pub(crate) now: Timestamp,
     pub(crate) rng: Rng,
-    pub(crate) rules: Rules,
+    pub(crate) rules: supervisor::Rules,
     due: BTreeMap<(Timestamp, u64), Happening>,
     count: u64,
     pub(crate) host: Host,
@@ -67,12 +69,15 @@ pub(crate) struct World {
     pub(crate) prober_late_until: Timestamp,
     pub(crate) faults_over: bool,
     pub(crate) judge: Judge,
+    pub(crate) traffic: Traffic,
     pub(crate) tail: VecDeque<String>,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, rules: Rules) -> World {
         let mut rng = Rng::from_seed(seed.wrapping_mul(0x9E37_79B9) + 1);
+        let traffic = Traffic::new(seed, rules.retry_budget);
+        let rules = rules.supervisor;
         let host = Host::new(Rng::from_seed(rng.next_u64()), rules.incarnation_check);
         let mut world = World {
             now: Timestamp::from_millis(1000),
@@ -99,6 +104,7 @@ impl World {
             prober_late_until: Timestamp::ZERO,
             faults_over: false,
             judge: Judge::default(),
+            traffic,
             tail: VecDeque::new(),
             rng,
         };
@@ -112,6 +118,9 @@ impl World {
             if self.judge.violation.is_some() {
                 return;
             }
+            // Clients ask before, during and after it.
+            let before = self.traffic.burst(self.now);
+            self.advance(before);
             self.fault();
             let wait = match self.rng.below(4) {
                 0 => self.rng.below(20),
@@ -175,6 +184,7 @@ impl World {
                 return self.judge.violate(self.now, "time does not pass: something is due again and again".into());
             }
             self.now = self.now.max(next);
+            self.catch_up();
             self.host.tick(self.now);
             if next_due <= self.now
                 && let Some((_, what)) = self.due.pop_first()
@@ -188,6 +198,15 @@ impl World {
             self.judge.look(self.now, &self.host, &self.leases);
         }
         self.now = end;
+        self.catch_up();
+    }
+
+    /// What clients met meanwhile.
+    fn catch_up(&mut self) {
+        self.traffic.catch_up(self.now, Outside { host: &self.host, stalls: &self.stalls });
+        if let Some(what) = self.traffic.ledger.take_violation() {
+            self.judge.violate(self.now, what);
+        }
     }
 
     fn happen(&mut self, what: Happening) {
@@ -368,7 +387,7 @@ fn services(rng: &mut Rng) -> BTreeMap<Arc<str>, Arc<Definition>> {
     store.after.insert("job".into(), Condition::Completed);
     let mut api = service("api", 2 + rng.below(2) as u32);
     api.after.insert("store".into(), Condition::Started);
-    let mut web = service("web", 1 + rng.below(4) as u32);
+    let mut web = service(SERVICE, 1 + rng.below(4) as u32);
     web.after.insert("api".into(), Condition::Ready);
     web.startup = (rng.below(2) == 0).then(|| probe(200, 100));
     if rng.below(3) == 0 {
@@ -377,7 +396,7 @@ fn services(rng: &mut Rng) -> BTreeMap<Arc<str>, Arc<Definition>> {
     }
     let define = |s: Service| {
         let mut definition = Definition::new(s.clone());
-        definition.balanced = s.name == "web";
+        definition.balanced = s.name == SERVICE;
         (Arc::from(s.name.as_str()), Arc::new(definition))
     };
     [job, store, api, web].into_iter().map(define).collect()

@@ -1,6 +1,13 @@
 //! Seeds: a few in the test lane, all of them with `HOLDFAST_PROVE=1`. `HOLDFAST_SEEDS` and `HOLDFAST_SEED` choose others.
 
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
 use holdfast_sim::{Report, Rules, STEPS, run};
+
+/// A rule that is missing must be noticed within so many seeds.
+const SEEDS_TO_NOTICE: u64 = 1000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -10,7 +17,7 @@ fn prove() -> bool {
     std::env::var_os("HOLDFAST_PROVE").is_some_and(|v| v == "1")
 }
 
-fn seeds() -> std::ops::Range<u64> {
+fn seeds() -> Range<u64> {
     let from = number("HOLDFAST_SEED").unwrap_or(0);
     let count = number("HOLDFAST_SEEDS").unwrap_or(if prove() { 20_000 } else { 150 });
     from..from + count
@@ -21,13 +28,48 @@ fn describe(report: &Report) -> String {
     format!("seed {}: {violation}\n{}", report.seed, report.tail.join("\n"))
 }
 
+/// Rows for the section `simulation` of docs/benchmarks.md, in the folder of `HOLDFAST_RESULTS` if there is one. Both
+/// tests that measure add to one file.
+fn keep(rows: &[[String; 3]]) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let Some(folder) = std::env::var_os("HOLDFAST_RESULTS").map(PathBuf::from) else { return };
+    let _one = ONE.lock();
+    let file = folder.join("simulation.json");
+    let text = std::fs::read_to_string(&file).unwrap_or_default();
+    let mut value: serde_json::Value =
+        serde_json::from_str(&text).unwrap_or_else(|_| serde_json::json!({ "section": "simulation", "rows": [] }));
+    if let Some(kept) = value["rows"].as_array_mut() {
+        kept.extend(rows.iter().map(|row| serde_json::json!(row)));
+    }
+    std::fs::write(&file, value.to_string()).expect("the folder of results is writable");
+}
+
 #[test]
 fn no_seed_breaks_an_invariant() {
+    let (mut events, mut requests, mut retries) = (0, 0, 0);
+    let (mut broken, mut first) = (0, None);
     for seed in seeds() {
         let report = run(seed, Rules::ALL, STEPS);
-        assert!(report.violation.is_none(), "{}", describe(&report));
         assert!(report.events > 100, "seed {seed} did nothing: {} events", report.events);
+        events += report.events;
+        requests += report.requests;
+        retries += report.retries;
+        broken += u64::from(report.violation.is_some());
+        first = first.or(report.violation.is_some().then_some(report));
     }
+    let all = seeds();
+    let told = format!("{broken} of {}, from seed {} on", all.end - all.start, all.start);
+    println!("broke an invariant: {told}; {events} events, {requests} requests, {retries} retries");
+    keep(&[
+        ["all rules on: seeds that broke an invariant".into(), "0".into(), told],
+        [
+            "events of the Supervisor; requests of clients; retries".into(),
+            "-".into(),
+            format!("{events}; {requests}; {retries}"),
+        ],
+    ]);
+    assert!(first.is_none(), "{}", describe(&first.expect("just looked")));
+    assert!(retries > 0 && requests > retries, "{requests} requests, {retries} retries");
 }
 
 #[test]
@@ -38,33 +80,36 @@ fn a_seed_repeats_itself() {
 }
 
 /// The simulator is worth something only if it notices a rule that is missing.
-fn caught(name: &str, rules: Rules) {
-    let found = (0..1000).map(|seed| run(seed, rules, STEPS)).find(|r| r.violation.is_some());
-    let report = found.unwrap_or_else(|| panic!("without its rule `{name}` no seed of 1,000 broke an invariant"));
-    println!("{name}: seed {}, {}", report.seed, report.violation.unwrap_or_default());
+#[test]
+fn each_rule_is_missed() {
+    let notices = |rules| move |seed| Some(run(seed, rules, STEPS)).filter(|r| r.violation.is_some());
+    let mut unnoticed = Vec::new();
+    for (name, rules) in Rules::WITHOUT {
+        let mut found = (0..SEEDS_TO_NOTICE).filter_map(notices(rules));
+        let told = match found.next() {
+            None => {
+                unnoticed.push(name);
+                "not noticed".to_owned()
+            }
+            Some(report) => {
+                println!("without the {name}: {}", describe(&report).lines().next().unwrap_or_default());
+                let seeds = format!("after {} seeds", report.seed + 1);
+                match prove() {
+                    true => format!("{seeds}; by {} of {SEEDS_TO_NOTICE}", 1 + found.count()),
+                    false => seeds,
+                }
+            }
+        };
+        keep(&[[format!("without the {name}: noticed"), format!("within {SEEDS_TO_NOTICE} seeds"), told]]);
+    }
+    assert!(unnoticed.is_empty(), "no seed of {SEEDS_TO_NOTICE} broke an invariant without: {unnoticed:?}");
 }
 
+/// Without the budget it is the retries that are noticed, and nothing else changes: clients do not touch the host.
 #[test]
-fn the_incarnation_check_is_missed() {
-    caught("incarnation_check", Rules { incarnation_check: false, ..Rules::ALL });
-}
-
-#[test]
-fn the_absence_proof_is_missed() {
-    caught("absence_proof", Rules { absence_proof: false, ..Rules::ALL });
-}
-
-#[test]
-fn the_liveness_brake_is_missed() {
-    caught("liveness_brake", Rules { liveness_brake: false, ..Rules::ALL });
-}
-
-#[test]
-fn the_last_instance_rule_is_missed() {
-    caught("last_instance_rule", Rules { last_instance_rule: false, ..Rules::ALL });
-}
-
-#[test]
-fn the_restart_grant_is_missed() {
-    caught("restart_grant", Rules { restart_grant: false, ..Rules::ALL });
+fn without_the_retry_budget_it_is_retries_that_are_too_many() {
+    let rules = Rules { retry_budget: false, ..Rules::ALL };
+    let found: Vec<String> = (0..50).filter_map(|seed| run(seed, rules, STEPS).violation).collect();
+    assert!(!found.is_empty());
+    assert!(found.iter().all(|what| what.contains("retried at once")), "{found:#?}");
 }
