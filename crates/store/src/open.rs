@@ -14,6 +14,9 @@ const BUSY_WAIT: Duration = Duration::from_secs(2);
 /// Files up to this size are checked page by page at every start (about 10 ms each 4 MiB).
 const CHECK_BYTES_MAX: u64 = 16 << 20;
 
+/// Some hundred small records.
+const ROOM_BYTES_MAX: u64 = 512 << 10;
+
 pub(crate) fn writer(path: &Path, options: &Options) -> Result<Connection> {
     let found = rusqlite::version_number();
     if found < SQLITE_VERSION_MIN {
@@ -26,7 +29,33 @@ pub(crate) fn writer(path: &Path, options: &Options) -> Result<Connection> {
     let connection = open_with(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     configure(&connection, options).map_err(|e| classify(path, e))?;
     migrate(&connection, path, options)?;
+    keep_room(&connection, path, options);
     Ok(connection)
+}
+
+/// Free pages in the file and length in its WAL, so that small operations go on when the disk is full: a reserve beside the
+/// file, once given up, is anybody's. It is made again after a checkpoint.
+pub(crate) fn keep_room(connection: &Connection, path: &Path, options: &Options) {
+    let bytes = options.reserve_bytes.min(ROOM_BYTES_MAX);
+    let number = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |r| r.get::<_, i64>(0));
+    let free = || -> rusqlite::Result<i64> { Ok(number("freelist_count")? * number("page_size")?) };
+    let wal_bytes = std::fs::metadata(format!("{}-wal", path.display())).map_or(0, |m| m.len());
+    if wal_bytes >= bytes && free().is_ok_and(|free| free >= bytes as i64) {
+        return;
+    }
+    // In two transactions: pages that come and go in one are not written.
+    let take = format!("CREATE TABLE room (bytes); INSERT INTO room VALUES (zeroblob({bytes}))");
+    let both = [take.as_str(), "DROP TABLE room"].map(|sql| format!("BEGIN IMMEDIATE; {sql}; COMMIT"));
+    for sql in both {
+        if let Err(error) = connection.execute_batch(&sql) {
+            drop(connection.execute_batch("ROLLBACK"));
+            drop(connection.execute_batch("DROP TABLE IF EXISTS room"));
+            tracing::warn!(path = %path.display(), %error, "no room is kept in it for a full disk");
+            return;
+        }
+    }
+    // Into the file itself; from then on the WAL begins anew in the length that it has.
+    drop(connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
 }
 
 pub(crate) fn reader(path: &Path) -> Result<Connection> {

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -15,6 +16,9 @@ use crate::{Error, Options, Result};
 
 /// Commits after which a checkpoint is made even when operations keep coming.
 const CHECKPOINT_COMMITS: u32 = 1000;
+
+/// A small operation may fit where a larger one did not: that is not the end of it, and no news.
+const FULL_FOR_AT_LEAST: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 pub(crate) struct Handle {
@@ -164,6 +168,7 @@ pub(crate) fn start(
         failure: failure.clone(),
         commits: 0,
         full: false,
+        last_full: None,
     };
     let thread = std::thread::Builder::new()
         .name(format!("store-{name}"))
@@ -182,6 +187,7 @@ struct Writer {
     failure: Arc<Mutex<Option<String>>>,
     commits: u32,
     full: bool,
+    last_full: Option<Instant>,
 }
 
 /// Why a batch as a whole did not commit.
@@ -248,6 +254,7 @@ impl Writer {
     fn commit_singly(&mut self, batch: Vec<Box<dyn Job>>) {
         self.checkpoint("PASSIVE");
         let freed = self.reserve.release();
+        self.last_full = Some(Instant::now());
         if !std::mem::replace(&mut self.full, true) {
             tracing::error!(path = %self.path.display(), reserve_freed = freed, "no space left; operations fail until there is");
         }
@@ -345,7 +352,11 @@ impl Writer {
         if self.full || self.commits == 0 {
             self.reserve.restore();
         }
-        if self.full && self.reserve.is_held() {
+        if self.commits == 0 && !self.full {
+            crate::open::keep_room(&self.connection, &self.path, &self.options);
+        }
+        let recovered = self.last_full.is_none_or(|at| at.elapsed() >= FULL_FOR_AT_LEAST);
+        if self.full && recovered && self.reserve.is_held() {
             self.full = false;
             tracing::info!(path = %self.path.display(), "there is space again");
         }

@@ -378,6 +378,27 @@ fn a_full_disk_fails_operations_loses_nothing_and_passes() {
     assert!(want.iter().all(|id| there.binary_search(id).is_ok()) && !there.contains(&1) && !there.contains(&last));
 }
 
+/// Somebody else takes the reserve as soon as it is given up.
+#[test]
+fn small_operations_go_on_without_any_space() {
+    let Some(disk) = Small::mount(6 << 20) else {
+        eprintln!("skipped: cannot mount a small tmpfs here (needs root)");
+        return;
+    };
+    let path = disk.0.join("a.db");
+    let store = Store::open(&path, Options { reserve_bytes: 512 << 10, ..options() }).unwrap();
+    store.write_blocking(insert(0)).unwrap();
+    fill(&disk.0.join("hog"));
+    let big = |c: &Connection| Ok(c.execute("INSERT INTO t(id, v) VALUES (1, zeroblob(3000000))", []).map(drop)?);
+    assert!(store.write_blocking(big).unwrap_err().is_full());
+    fill(&disk.0.join("another"));
+    for round in 0..2000 {
+        let update = |c: &Connection| Ok(c.execute("UPDATE t SET v = randomblob(200) WHERE id = 0", []).map(drop)?);
+        store.write_blocking(update).unwrap_or_else(|e| panic!("round {round}: {e}"));
+    }
+    assert_eq!(store.failure(), None);
+}
+
 /// Takes all the space there is.
 fn fill(path: &Path) {
     let mut file = std::fs::File::create(path).unwrap();
