@@ -51,13 +51,15 @@ pub enum Error {
     Discarded { reason: String },
     #[error("the journal has {limit} messages waiting")]
     Busy { limit: usize },
+    #[error("the events could not be stored; their ring still has them")]
+    NotStored,
 }
 
 impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Error::Store(e) => e.code(),
-            Error::Discarded { .. } | Error::Busy { .. } => "HF0420",
+            Error::Discarded { .. } | Error::Busy { .. } | Error::NotStored => "HF0420",
         }
     }
 
@@ -67,8 +69,13 @@ impl Error {
             Error::Discarded { .. } => {
                 Some("services go on; mend the cause and restart the agent to have a journal again".into())
             }
-            Error::Busy { .. } => None,
+            Error::Busy { .. } | Error::NotStored => None,
         }
+    }
+
+    /// Copying the same events again later may succeed.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Error::Busy { .. } | Error::NotStored)
     }
 }
 
@@ -79,6 +86,18 @@ impl From<store::rusqlite::Error> for Error {
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// What was read from a ring of events since the last time.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// In order.
+    pub events: Vec<Event>,
+    /// Everything of the ring up to this sequence was handed over before. A batch that comes after one that could not be
+    /// stored is refused by it, so that no event is skipped.
+    pub after: u64,
+    /// Overwritten before they were read: told as one row.
+    pub lost: u64,
+}
 
 /// A handle; clones share the journal.
 #[derive(Clone)]
@@ -100,7 +119,7 @@ struct Shared {
 
 pub(crate) enum Message {
     Event(Box<Event>),
-    Batch(Vec<Event>, oneshot::Sender<()>),
+    Batch(Batch, oneshot::Sender<()>),
     /// Requests that failed at the balancer in front of a service.
     Failed {
         service: String,
@@ -158,12 +177,15 @@ impl Journal {
         }
     }
 
-    /// Events copied from a ring, in order; answered when they are stored (known ones are skipped). On an error copy
-    /// them again later: the ring still has them.
-    pub async fn append_batch(&self, events: Vec<Event>) -> Result<()> {
+    /// Answered when they are stored (known ones are skipped). On an error that is passing, ask [`Journal::acked`] and copy
+    /// again from there: the ring still has them.
+    pub async fn append_batch(&self, batch: Batch) -> Result<()> {
         let (reply, stored) = oneshot::channel();
-        self.send(Message::Batch(events, reply))?;
-        stored.await.map_err(|_| self.discarded("the events could not be stored"))
+        self.send(Message::Batch(batch, reply))?;
+        stored.await.map_err(|_| match &self.shared.store {
+            Ok(_) => Error::NotStored,
+            Err(reason) => Error::Discarded { reason: reason.clone() },
+        })
     }
 
     /// Highest sequence stored of `source` on `node`, in its newest life: where the copying of its ring goes on.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use holdfast_host::ring::RingReader;
+use holdfast_observe::journal::Batch;
 
 use super::core::Core;
 
@@ -20,21 +21,29 @@ impl Ring {
     /// What is new since the last call. Copying twice does no harm: the journal knows each event by its key.
     pub(super) async fn copy(&mut self, core: &Core) {
         let Ok(reader) = RingReader::open(&self.path) else { return };
-        let Ok(all) = reader.events_after(self.copied.unwrap_or(0)) else { return };
+        let after = match self.copied {
+            Some(seq) => seq,
+            None => stored(&reader, core).await,
+        };
+        let Ok(read) = reader.events_after(after) else { return };
         // A ring that was made anew counts from 1 again.
-        if self.copied.is_some_and(|copied| all.last < copied) {
-            self.copied = None;
+        if reader.events_after(0).is_ok_and(|all| all.last < after) {
+            self.copied = Some(0);
             return;
         }
-        if let Some(lost) = Some(all.lost).filter(|lost| *lost > 0 && self.copied.is_some()) {
-            tracing::warn!(ring = %self.path.display(), lost, "events were overwritten before they were copied");
-        }
-        if all.events.is_empty() {
+        if read.events.is_empty() {
             return;
         }
-        match core.journal.append_batch(all.events).await {
-            Ok(()) => self.copied = Some(all.last),
+        match core.journal.append_batch(Batch { events: read.events, after, lost: read.lost }).await {
+            Ok(()) => self.copied = Some(read.last),
             Err(error) => tracing::debug!(%error, "events were not stored"),
         }
     }
+}
+
+/// Up to where an earlier agent copied it.
+async fn stored(reader: &RingReader, core: &Core) -> u64 {
+    let Ok(all) = reader.events_after(0) else { return 0 };
+    let Some(first) = all.events.first() else { return 0 };
+    core.journal.acked(&first.node, &first.source).await.unwrap_or(0)
 }

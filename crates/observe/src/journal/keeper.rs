@@ -12,7 +12,7 @@ use holdfast_store::Store;
 use tokio::sync::oneshot;
 
 use super::rows::{self, Change, EventKey};
-use super::{Limits, Message, Shared};
+use super::{Batch, Limits, Message, Shared};
 use crate::incident::{self, Record};
 
 /// Messages stored in one transaction.
@@ -41,8 +41,12 @@ pub(super) struct Keeper {
     folds: BTreeMap<FoldKey, VecDeque<(EventKey, u64)>>,
     trimmed: Instant,
     changes: usize,
+    /// Where the copying of a ring goes on whose batch could not be stored; later ones are refused until then.
+    behind: BTreeMap<(String, String), u64>,
     /// Events not kept since the last row about it, whatever the cause.
     missing: u64,
+    /// It was said that nothing can be stored.
+    failing: bool,
     /// Incarnation of events that the journal writes itself.
     life: String,
 }
@@ -69,7 +73,9 @@ impl Keeper {
             folds: BTreeMap::new(),
             trimmed: Instant::now(),
             changes: 0,
+            behind: BTreeMap::new(),
             missing: 0,
+            failing: false,
             life: format!("{}.0", clock::wall_ms()),
         }
     }
@@ -101,6 +107,7 @@ impl Keeper {
         let mut open = true;
         let mut changes: Vec<Change> = Vec::new();
         let mut answers: Vec<oneshot::Sender<()>> = Vec::new();
+        let mut copied: Vec<((String, String), u64)> = Vec::new();
         let mut flushes = Vec::new();
         let before = self.sources.clone();
         let mut events = 0;
@@ -110,11 +117,12 @@ impl Keeper {
                     events += 1;
                     self.event(store, *event, &mut changes);
                 }
-                Message::Batch(list, reply) => {
-                    for event in list {
-                        self.event(store, event, &mut changes);
+                Message::Batch(batch, reply) => {
+                    // A refused one is answered by dropping `reply`.
+                    if let Some(ring) = self.copy(store, batch, &mut changes) {
+                        copied.push(ring);
+                        answers.push(reply);
                     }
-                    answers.push(reply);
                 }
                 Message::Failed { service, requests } => {
                     let changed = self.incidents.failed_requests(&service, requests);
@@ -133,14 +141,24 @@ impl Keeper {
         self.count_open();
         match stored {
             Ok(()) => {
+                self.failing = false;
+                self.behind.retain(|source, _| copied.iter().all(|(stored, _)| stored != source));
                 answers.into_iter().chain(flushes).for_each(|reply| {
                     let _ = reply.send(());
                 });
             }
             Err(error) => {
                 // Rings are copied again from where they were; events without a ring are gone.
-                tracing::warn!(%error, events, "the journal could not store");
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(%error, "the journal cannot store; rings are copied when it can, other events are counted");
+                }
                 self.sources = before;
+                // Rows to count on may be among those that were not stored.
+                self.folds.clear();
+                for (source, after) in copied {
+                    let from = self.behind.entry(source).or_insert(after);
+                    *from = after.min(*from);
+                }
                 self.missing += events;
                 self.shared.lost.fetch_add(events, Ordering::Relaxed);
             }
@@ -169,6 +187,33 @@ impl Keeper {
         result
     }
 
+    /// Whose events they are and where they begin; `None` when an earlier batch of the same ring is still to come.
+    fn copy(&mut self, store: &Store, batch: Batch, changes: &mut Vec<Change>) -> Option<((String, String), u64)> {
+        let Batch { events, after, lost } = batch;
+        let first = events.first()?;
+        let node = if first.node.is_empty() { self.node.clone() } else { first.node.clone() };
+        let source = (node, first.source.clone());
+        if self.behind.get(&source).is_some_and(|from| *from < after) {
+            return None;
+        }
+        if lost > 0 {
+            self.shared.lost.fetch_add(lost, Ordering::Relaxed);
+            self.lost(store, lost, &format!("lost {lost} of {}", source.1), changes);
+        }
+        // Sequences of a ring rise through all lives of its writer. Only a ring that was made anew ends below what is known.
+        let known = self.known(store, source.clone()).1;
+        let anew = events.last().is_some_and(|last| last.seq < known);
+        for event in events.into_iter().filter(|event| anew || event.seq > known) {
+            self.event(store, event, changes);
+        }
+        Some((source, after))
+    }
+
+    fn lost(&mut self, store: &Store, count: u64, reason: &str, changes: &mut Vec<Change>) {
+        let event = Event::now(&self.node, "journal", &self.life, "journal").change("", "lost", reason);
+        self.event(store, event.with("events", count), changes);
+    }
+
     fn event(&mut self, store: &Store, mut event: Event, changes: &mut Vec<Change>) {
         if event.node.is_empty() {
             event.node.clone_from(&self.node);
@@ -195,11 +240,7 @@ impl Keeper {
 
     /// Gives the event its number, or finds that it is stored already.
     fn accept(&mut self, store: &Store, event: &mut Event) -> bool {
-        let key = (event.node.clone(), event.source.clone());
-        let known = self.sources.entry(key).or_insert_with(|| {
-            let (node, source) = (event.node.clone(), event.source.clone());
-            store.read_blocking(move |db| Ok(rows::acked(db, &node, &source)?)).ok().flatten().unwrap_or_default()
-        });
+        let known = self.known(store, (event.node.clone(), event.source.clone()));
         let same_life = known.0 == event.incarnation;
         if event.seq == 0 {
             event.seq = if same_life { known.1 + 1 } else { 1 };
@@ -208,6 +249,13 @@ impl Keeper {
         }
         *known = (event.incarnation.clone(), event.seq);
         true
+    }
+
+    /// Newest life and last sequence of a source.
+    fn known(&mut self, store: &Store, (node, source): (String, String)) -> &mut (String, u64) {
+        self.sources.entry((node.clone(), source.clone())).or_insert_with(|| {
+            store.read_blocking(move |db| Ok(rows::acked(db, &node, &source)?)).ok().flatten().unwrap_or_default()
+        })
     }
 
     /// The row that already tells this, when it has been told often enough.
@@ -245,10 +293,7 @@ impl Keeper {
         self.shared.lost.fetch_add(overflow, Ordering::Relaxed);
         let missing = std::mem::take(&mut self.missing) + overflow;
         if missing > 0 {
-            let event = Event::now(&self.node, "journal", &self.life, "journal")
-                .change("", "lost", format!("lost {missing}"))
-                .with("events", missing);
-            self.event(store, event, changes);
+            self.lost(store, missing, &format!("lost {missing}"), changes);
         }
     }
 

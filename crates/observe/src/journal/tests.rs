@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_host::event::Event;
 use holdfast_policy::availability::Tally;
 
-use super::{EventQuery, IncidentQuery, Journal, Limits};
+use super::{Batch, EventQuery, IncidentQuery, Journal, Limits};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -25,6 +25,11 @@ fn at(ms: u64, seq: u64, instance: &str, from: &str, to: &str, reason: &str) -> 
     event.change(from, to, reason)
 }
 
+/// Of a ring from its beginning.
+fn ring(events: Vec<Event>) -> Batch {
+    Batch { events, ..Batch::default() }
+}
+
 async fn all(journal: &Journal) -> Vec<super::Row> {
     assert!(journal.flush(WAIT).await);
     journal.events(EventQuery::default()).await.unwrap()
@@ -35,12 +40,12 @@ async fn a_ring_copied_twice_is_stored_once_and_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path());
     let events: Vec<Event> = (1..=5).map(|n| at(n, n, "web-1", "a", "b", &format!("r{n}"))).collect();
-    journal.append_batch(events[..3].to_vec()).await.unwrap();
+    journal.append_batch(ring(events[..3].to_vec())).await.unwrap();
     assert_eq!(journal.acked("n1", "shim/web-1").await.unwrap(), 3);
-    journal.append_batch(events.clone()).await.unwrap();
+    journal.append_batch(ring(events.clone())).await.unwrap();
     journal.close();
     let journal = open(dir.path());
-    journal.append_batch(events).await.unwrap();
+    journal.append_batch(ring(events)).await.unwrap();
     assert_eq!(all(&journal).await.len(), 5);
     assert_eq!(journal.acked("n1", "shim/web-1").await.unwrap(), 5);
     assert_eq!(journal.acked("n1", "shim/web-9").await.unwrap(), 0);
@@ -50,10 +55,10 @@ async fn a_ring_copied_twice_is_stored_once_and_acknowledged() {
 async fn a_source_that_begins_anew_in_a_new_life_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path());
-    journal.append_batch(vec![at(1, 90, "web-1", "a", "b", "old ring")]).await.unwrap();
+    journal.append_batch(ring(vec![at(1, 90, "web-1", "a", "b", "old ring")])).await.unwrap();
     let mut fresh = at(2, 1, "web-1", "a", "b", "new ring");
     fresh.incarnation = "2.1".into();
-    journal.append_batch(vec![fresh]).await.unwrap();
+    journal.append_batch(ring(vec![fresh])).await.unwrap();
     assert_eq!(journal.acked("n1", "shim/web-1").await.unwrap(), 1);
     assert_eq!(all(&journal).await.len(), 2);
 }
@@ -176,7 +181,7 @@ async fn a_damaged_or_newer_file_is_left_alone_and_stops_nobody() {
     let (journal, error) = Journal::open(dir.path(), "n1", Limits::default());
     assert_eq!(error.unwrap().code(), "HF0403");
     journal.append(at(1, 1, "web-1", "a", "b", "x"));
-    assert!(journal.append_batch(vec![at(2, 2, "web-1", "a", "b", "x")]).await.is_err());
+    assert!(journal.append_batch(ring(vec![at(2, 2, "web-1", "a", "b", "x")])).await.is_err());
     assert!(journal.events(EventQuery::default()).await.is_err());
     journal.close();
     assert_eq!(std::fs::read(&file).unwrap(), vec![7u8; 9000]);
@@ -190,7 +195,7 @@ async fn it_stays_within_its_bytes() {
     let padding = "x".repeat(800);
     for round in 0..40u64 {
         let events = (1..=500).map(|n| at(n, round * 500 + n, "web-1", "a", "b", &format!("{round} {n} {padding}")));
-        journal.append_batch(events.collect()).await.unwrap();
+        journal.append_batch(ring(events.collect())).await.unwrap();
     }
     assert!(journal.flush(WAIT).await);
     let used = journal
@@ -228,9 +233,43 @@ async fn old_rows_go_and_minutes_add_up() {
     assert_eq!(journal.availability("none", now, true, None).await.unwrap()[2].ratio, None);
 
     let stale = Event { wall_ms: now - 40 * 86_400_000, ..at(1, 1, "web-1", "a", "b", "stale") };
-    journal.append_batch(vec![stale, at(2, 2, "web-1", "a", "b", "fresh")]).await.unwrap();
+    journal.append_batch(ring(vec![stale, at(2, 2, "web-1", "a", "b", "fresh")])).await.unwrap();
     let super::Shared { store: Ok(store), .. } = &*journal.shared else { panic!("open") };
     store.write(move |db| Ok(super::rows::trim(db, now - 30 * 86_400_000, 1 << 30)?)).await.unwrap();
     let rows = all(&journal).await;
     assert_eq!(rows.iter().map(|r| r.event.reason.as_str()).collect::<Vec<_>>(), ["fresh"]);
+}
+
+/// As a full disk: the file may not grow.
+async fn set_full(journal: &Journal, full: bool) {
+    let super::Shared { store: Ok(store), .. } = &*journal.shared else { panic!("open") };
+    let pages = if full { 1 } else { 1 << 20 };
+    store.write(move |db| Ok(db.query_row(&format!("PRAGMA max_page_count={pages}"), [], |_| Ok(()))?)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_full_disk_kept_out_is_copied_again_in_order_and_what_was_overwritten_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    let padding = "x".repeat(8000);
+    let event = |n: u64, life: &str| Event { incarnation: life.into(), ..at(n, n, "web-1", "a", "b", &format!("{n} {padding}")) };
+    let batch = |after, lost, events: Vec<Event>| journal.append_batch(Batch { events, after, lost });
+    batch(0, 0, vec![event(1, "1.1")]).await.unwrap();
+    set_full(&journal, true).await;
+    let events: Vec<Event> = (2..40).map(|n| event(n, "1.2")).collect();
+    assert!(matches!(batch(1, 0, events.clone()).await, Err(super::Error::NotStored)));
+    set_full(&journal, false).await;
+    let later = batch(39, 0, vec![event(40, "1.3")]).await;
+    assert!(later.unwrap_err().is_passing(), "it would leave a gap");
+    assert_eq!(journal.acked("n1", "shim/web-1").await.unwrap(), 1);
+    batch(1, 0, [events, vec![event(40, "1.3")]].concat()).await.unwrap();
+    // Copied again from an older place, over several lives, and then with what was overwritten before it was read.
+    batch(5, 0, (6..40).map(|n| event(n, "1.2")).chain([event(40, "1.3")]).collect()).await.unwrap();
+    batch(40, 7, vec![event(48, "1.3")]).await.unwrap();
+    let rows = all(&journal).await;
+    let of_ring: Vec<u64> = rows.iter().filter(|r| r.event.source == "shim/web-1").map(|r| r.event.seq).collect();
+    assert_eq!(of_ring, (1..=40).chain([48]).collect::<Vec<_>>());
+    let lost: Vec<&str> = rows.iter().filter(|r| r.event.to == "lost").map(|r| r.event.reason.as_str()).collect();
+    assert_eq!(lost, ["lost 7 of shim/web-1"]);
+    assert_eq!(journal.events_lost(), 7);
 }

@@ -13,8 +13,9 @@ use holdfast_host::ring::RingReader;
 use holdfast_host::shim::{self, Absence, Body, Client, ClientError, Dir, LaunchError};
 use holdfast_host::{cgroup, clock};
 use holdfast_observe::Journal;
+use holdfast_observe::journal::Batch;
 use holdfast_policy::{Incarnation, InstanceId};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::launch;
 use super::seen::{Labels, shim_state};
@@ -26,6 +27,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 const KILL: Duration = Duration::from_secs(5);
 /// Shims launched at the same time: more only makes each of them slower.
 const LAUNCHES: usize = 16;
+/// Events that the journal had no room for are copied again after this time.
+const COPY_AGAIN: Duration = Duration::from_secs(2);
 
 /// Listening sockets by name, handed to the shims whose definitions list them.
 pub(crate) type Listeners = Arc<Mutex<BTreeMap<String, Arc<OwnedFd>>>>;
@@ -83,6 +86,7 @@ impl Shims {
                 seq: 0,
                 ring: None,
                 told: None,
+                not_stored: Arc::new(Notify::new()),
             };
             tokio::spawn(keeper.run(queue));
             orders
@@ -103,10 +107,11 @@ struct Keeper {
     client: Option<Client>,
     labels: Labels,
     seq: u64,
-    /// Last event copied from the shim's ring.
+    /// Last event copied from the shim's ring; `None` until the journal was asked.
     ring: Option<u64>,
     /// What was told last over the present connection.
     told: Option<ShimState>,
+    not_stored: Arc<Notify>,
 }
 
 impl Keeper {
@@ -121,6 +126,10 @@ impl Keeper {
                     Some(()) => self.tell_change().await,
                     None => self.lost().await,
                 },
+                () = self.not_stored.notified() => {
+                    self.ring = None;
+                    self.copy_events().await;
+                }
             }
         }
     }
@@ -338,30 +347,36 @@ impl Keeper {
     async fn copy_events(&mut self) {
         let Some(journal) = self.ground.journal.clone() else { return };
         let Ok(ring) = RingReader::open(&Dir::new(&self.dir).events()) else { return };
-        let from = match self.ring {
+        let after = match self.ring {
             Some(seq) => seq,
             None => journal.acked(&self.ground.node, &format!("shim/{}", self.instance)).await.unwrap_or(0),
         };
         // A ring that was made anew counts from 1 again.
-        let batch = match ring.events_after(from) {
-            Ok(batch) if batch.events.is_empty() && !ring.holds(from).unwrap_or(false) => match ring.events_after(0) {
-                Ok(all) if all.last < from => Ok(all),
-                _ => Ok(batch),
+        let (after, read) = match ring.events_after(after) {
+            Ok(read) if read.events.is_empty() && !ring.holds(after).unwrap_or(false) => match ring.events_after(0) {
+                Ok(all) if all.last < after => (0, Ok(all)),
+                _ => (after, Ok(read)),
             },
-            batch => batch,
+            read => (after, read),
         };
-        let Ok(batch) = batch else { return };
-        self.ring = Some(batch.last.max(from.min(batch.last)));
-        if !batch.events.is_empty() {
-            let mut stored: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
-                if let Err(error) = journal.append_batch(batch.events).await {
-                    tracing::debug!(%error, "events of a shim were not stored");
-                }
-            });
-            // Polled once here, so that it is queued in order.
-            if std::future::poll_fn(|cx| Poll::Ready(stored.as_mut().poll(cx))).await.is_pending() {
-                tokio::spawn(stored);
+        let Ok(read) = read else { return };
+        self.ring = Some(read.last);
+        if read.events.is_empty() {
+            return;
+        }
+        let batch = Batch { events: read.events, after, lost: read.lost };
+        let not_stored = self.not_stored.clone();
+        let mut stored: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+            let Err(error) = journal.append_batch(batch).await else { return };
+            tracing::debug!(%error, "events of a shim were not stored");
+            if error.is_passing() {
+                tokio::time::sleep(COPY_AGAIN).await;
+                not_stored.notify_one();
             }
+        });
+        // Polled once here, so that it is queued in order.
+        if std::future::poll_fn(|cx| Poll::Ready(stored.as_mut().poll(cx))).await.is_pending() {
+            tokio::spawn(stored);
         }
     }
 }
