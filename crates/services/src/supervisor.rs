@@ -71,6 +71,8 @@ pub struct Supervisor {
     services: BTreeMap<Arc<str>, Arc<Definition>>,
     scale: BTreeMap<Arc<str>, u32>,
     revision: u64,
+    /// What is wanted was told.
+    told: bool,
     instances: BTreeMap<InstanceId, Instance>,
     /// Of instances that are not there now: their ports and generations stay theirs.
     records: BTreeMap<InstanceId, Record>,
@@ -99,6 +101,7 @@ impl Supervisor {
             services: BTreeMap::new(),
             scale: BTreeMap::new(),
             revision: 0,
+            told: false,
             instances: BTreeMap::new(),
             records: BTreeMap::new(),
             pauses: BTreeMap::new(),

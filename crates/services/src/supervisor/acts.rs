@@ -191,6 +191,10 @@ impl Supervisor {
 
     /// Instances beyond the number wanted, of removed services, or all of them when everything stops.
     pub(crate) fn leave_unwanted(&mut self, now: Timestamp) {
+        // Before it is known what is wanted, nothing is unwanted.
+        if !self.told && !self.stopping {
+            return;
+        }
         let ids: Vec<InstanceId> = self
             .instances
             .values()

@@ -167,6 +167,7 @@ impl Supervisor {
         self.services = services;
         self.scale = scale;
         self.revision = revision;
+        self.told = true;
         let ids: Vec<InstanceId> = self.instances.keys().cloned().collect();
         for id in ids {
             self.with(&id, |s, i| s.take_definition(now, i));

@@ -200,6 +200,18 @@ fn a_new_agent_adopts_what_runs_and_launches_nothing_over_it() {
 }
 
 #[test]
+fn before_it_is_known_what_is_wanted_nothing_is_stopped() {
+    let mut old = Rig::new([service("web", 2)]);
+    old.run_ms(100);
+    let mut rig = old.untold_successor();
+    rig.run_ms(5000);
+    assert!(!rig.transcript().contains("stop") && !rig.transcript().contains("quit"), "{}", rig.transcript());
+    rig.apply([service("web", 1)]);
+    rig.run_ms(100);
+    assert_eq!(rig.states(), "web-1 ready");
+}
+
+#[test]
 fn a_lost_shim_is_proved_dead_and_its_orphan_replaced_in_turn() {
     let mut rig = Rig::new([service("web", 2)]);
     rig.run_ms(100);

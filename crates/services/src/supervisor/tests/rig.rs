@@ -99,6 +99,13 @@ impl Rig {
 
     /// The next agent on the same machine.
     pub(super) fn successor(&mut self) -> Rig {
+        let mut rig = self.untold_successor();
+        rig.set(self.services.clone());
+        rig
+    }
+
+    /// One that does not know yet what is wanted.
+    pub(super) fn untold_successor(&mut self) -> Rig {
         let mut rig = Rig::empty();
         rig.now = self.now;
         rig.records = self.records.clone();
@@ -106,7 +113,6 @@ impl Rig {
         let records = self.records.values().cloned().collect();
         rig.tell(Event::Adopt { records, found: self.shims.keys().cloned().collect() });
         rig.revision = self.revision;
-        rig.set(self.services.clone());
         for (instance, shim) in rig.shims.clone() {
             rig.later(ANSWER, Event::Shim { instance, state: shim.state });
         }
