@@ -2,6 +2,7 @@
 
 pub(crate) mod core;
 pub(crate) mod launch;
+mod own_shim;
 pub(crate) mod plane;
 mod planes;
 mod report;
@@ -14,7 +15,7 @@ mod view;
 mod waiting;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_cluster::embedded::{self, Embedded};
 use holdfast_cluster::records::Records;
@@ -35,6 +36,9 @@ use crate::layout::{Layout, PLANES};
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 /// Control work is little; a second thread keeps the API answering while the first one applies.
 const THREADS: usize = 2;
+/// An agent whose shim died launches the next one and then ends; so long may that take.
+const TAKEOVER_TIME: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 const AGENT_SOURCE: &str = "agent";
 
 pub(crate) fn main(layout: &Layout) -> Result<Exit, Failure> {
@@ -68,31 +72,45 @@ fn refuse(layout: &Layout, failure: &Failure) {
 
 async fn run(layout: &Layout) -> Result<Exit, Failure> {
     layout.prepare()?;
-    let _lock = take_lock(layout)?;
+    let _lock = take_lock(layout).await?;
     let _ = std::fs::remove_file(layout.refusal());
     let core = start(layout).await?;
     let listener = server::bind(layout)?;
     let api = tokio::spawn(server::serve(listener, core.clone()));
     core.resume_desired().await;
     let _ = holdfast_host::inherit::notify("READY=1");
-    let gone = wait_for_end(&core).await?;
-    if gone {
+    let end = wait_for_end(&core).await?;
+    if end == End::Stopped {
         launch::dismiss_own_shim(layout).await;
     }
     core.journal.flush(FLUSH_TIME).await;
+    if end == End::Replaced {
+        // As a crash would: closed files would have to be made anew by the next agent, and the disk may be full.
+        std::process::exit(0);
+    }
     core.journal.close();
     core.store.close().await;
     api.abort();
     Ok(Exit::Ok)
 }
 
-fn take_lock(layout: &Layout) -> Result<Lock, Failure> {
-    match Lock::try_take(&layout.lock()) {
-        Ok(Some(lock)) => Ok(lock),
-        Ok(None) => Err(Failure::new("HF0301", format!("another agent runs on {}", layout.data_dir.display()))
-            .hint("holdfast status; or choose another directory with --data-dir DIR")
-            .exit(Exit::Refused)),
-        Err(e) => Err(Failure::new("HF0304", format!("cannot lock {}", layout.lock().display())).because(e)),
+async fn take_lock(layout: &Layout) -> Result<Lock, Failure> {
+    // Under a shim of its own it may be here to take over from one whose shim is gone.
+    let patience = if own_shim::incarnation().is_some() { TAKEOVER_TIME } else { Duration::ZERO };
+    let began = Instant::now();
+    loop {
+        match Lock::try_take(&layout.lock()) {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) if began.elapsed() < patience => tokio::time::sleep(LOOK_EVERY).await,
+            Ok(None) => {
+                return Err(Failure::new("HF0301", format!("another agent runs on {}", layout.data_dir.display()))
+                    .hint("holdfast status; or choose another directory with --data-dir DIR")
+                    .exit(Exit::Refused));
+            }
+            Err(e) => {
+                return Err(Failure::new("HF0304", format!("cannot lock {}", layout.lock().display())).because(e));
+            }
+        }
     }
 }
 
@@ -162,8 +180,17 @@ async fn undo_drills(layout: &Layout) {
     }
 }
 
-/// True when everything was stopped on request, false when only this process is to end.
-async fn wait_for_end(core: &Arc<Core>) -> Result<bool, Failure> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Everything was stopped on request.
+    Stopped,
+    /// Only this process is to end.
+    Told,
+    /// An agent under a new shim waits for the data directory.
+    Replaced,
+}
+
+async fn wait_for_end(core: &Arc<Core>) -> Result<End, Failure> {
     let take = |kind| signal(kind).map_err(|e| Failure::new("HF0701", "cannot take signals").because(e));
     let mut term = take(SignalKind::terminate())?;
     let mut int = take(SignalKind::interrupt())?;
@@ -171,9 +198,10 @@ async fn wait_for_end(core: &Arc<Core>) -> Result<bool, Failure> {
     let mut hup = take(SignalKind::hangup())?;
     tokio::spawn(async move { while hup.recv().await.is_some() {} });
     tokio::select! {
-        _ = term.recv() => Ok(false),
-        _ = int.recv() => Ok(false),
-        () = core.stopped() => Ok(true),
+        _ = term.recv() => Ok(End::Told),
+        _ = int.recv() => Ok(End::Told),
+        () = core.stopped() => Ok(End::Stopped),
+        () = own_shim::replaced(core) => Ok(End::Replaced),
     }
 }
 

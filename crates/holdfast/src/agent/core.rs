@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -44,12 +44,16 @@ pub(crate) struct Core {
     pub(crate) life: String,
     pub(crate) started: Timestamp,
     in_force: watch::Sender<Option<Arc<InForce>>>,
+    resume_trouble: std::sync::Mutex<Option<Failure>>,
     /// One change of the wanted state at a time.
     changing: Mutex<()>,
     /// `down` was asked for.
     ending: watch::Sender<bool>,
     seq: AtomicU64,
 }
+
+/// A second costs nothing, and services whose shims die meanwhile wait for it.
+const RESUME_AGAIN: Duration = Duration::from_secs(1);
 
 /// The shared table has a slot for so many endpoints.
 const REPLICAS_MAX: u32 = 1000;
@@ -92,6 +96,7 @@ impl Core {
             life,
             started: clock::now(),
             in_force: watch::Sender::new(None),
+            resume_trouble: std::sync::Mutex::default(),
             changing: Mutex::new(()),
             ending: watch::Sender::new(false),
             seq: AtomicU64::new(0),
@@ -115,24 +120,56 @@ impl Core {
         self.in_force.borrow().clone()
     }
 
-    /// What was applied before this agent: the same file means the same again, so nothing is restarted.
+    /// What was applied before this agent: the same file means the same again, so nothing is restarted. What stands in the way
+    /// may pass (a full disk, a port that an orphan holds), so it is tried until it succeeds or another file is applied.
     pub(super) async fn resume_desired(self: &Arc<Self>) {
-        let (desired, revision) = match self.records.desired().await {
-            Ok(Some(found)) => found,
-            Ok(None) => return,
-            Err(error) => return tracing::error!(code = error.code(), %error, "cannot read what was applied"),
-        };
-        let desired = Desired { path: desired.source, text: desired.toml, revision };
-        let resumed = match parse(&desired.text, &desired.path) {
-            Ok(config) => match self.planes.open_sockets(&config) {
-                Ok(sockets) => self.put_in_force(config, desired, sockets).await,
-                Err(failure) => Err(failure),
-            },
-            Err(failure) => Err(failure),
-        };
-        if let Err(failure) = resumed {
-            tracing::error!(code = failure.code, "cannot go on with what was applied: {failure}");
+        if self.try_resume().await {
+            return;
         }
+        let core = self.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(RESUME_AGAIN).await;
+                if core.planes.sockets().is_empty() {
+                    core.planes.recover_sockets().await;
+                }
+                if core.try_resume().await {
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn try_resume(self: &Arc<Self>) -> bool {
+        let _one = self.changing.lock().await;
+        if self.in_force().is_some() || *self.ending.borrow() {
+            return true;
+        }
+        let resumed = self.go_on().await;
+        if let Err(failure) = &resumed
+            && self.trouble().as_ref().map(ToString::to_string) != Some(failure.to_string())
+        {
+            tracing::error!(code = failure.code, "cannot go on with what was applied, and tries again: {failure}");
+        }
+        let done = resumed.is_ok();
+        *self.resume_trouble.lock().unwrap_or_else(PoisonError::into_inner) = resumed.err();
+        done
+    }
+
+    async fn go_on(self: &Arc<Self>) -> Result<(), Failure> {
+        let found = self.records.desired().await.map_err(|e| {
+            Failure::new(e.code(), "cannot read what was applied").because_of(&e).hint("holdfast doctor")
+        })?;
+        let Some((desired, revision)) = found else { return Ok(()) };
+        let desired = Desired { path: desired.source, text: desired.toml, revision };
+        let config = parse(&desired.text, &desired.path)?;
+        let sockets = self.planes.open_sockets(&config)?;
+        self.put_in_force(config, desired, sockets).await
+    }
+
+    /// Why what was applied is not in force yet.
+    pub(super) fn trouble(&self) -> Option<Failure> {
+        self.resume_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) async fn apply(self: &Arc<Self>, request: Apply) -> Result<Applied, Failure> {

@@ -27,6 +27,8 @@ const RECONNECT: Duration = Duration::from_millis(20);
 /// A plane that hangs between two snapshots is noticed by this; of its death its shim tells.
 const PING_EVERY: Duration = Duration::from_secs(1);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
+/// SIGKILL takes effect within it.
+const ORPHAN_TIME: Duration = Duration::from_secs(5);
 
 /// A socket by its name, `listen:ADDR:INDEX`.
 pub(crate) type Sockets = BTreeMap<String, Arc<OwnedFd>>;
@@ -101,10 +103,31 @@ impl Planes {
                 }
             }
         }
-        if !found.is_empty() {
+        if found.is_empty() {
+            self.end_orphans().await;
+        } else {
             tracing::info!(count = found.len(), "listening sockets recovered from shims");
         }
         self.sockets.send_replace(found);
+    }
+
+    /// Planes that outlived all shims have the only copies of the sockets, and nobody can take them over: the addresses are
+    /// free only when they are gone.
+    async fn end_orphans(&self) {
+        for ordinal in 1..=holdfast_balancer::shared::PROCESSES_MAX as u32 {
+            let dir = self.layout.run_dir(&plane(ordinal).to_string());
+            if !dir.exists() {
+                continue;
+            }
+            let ended = tokio::task::spawn_blocking(move || {
+                let Ok(Some(absence)) = shim::absent(&dir) else { return false };
+                let orphaned = !absence.orphans().is_empty();
+                orphaned && absence.kill_orphans(ORPHAN_TIME).is_ok_and(|left| left.is_empty())
+            });
+            if ended.await.unwrap_or(false) {
+                tracing::warn!(plane = ordinal, "no shim was left to hand on its sockets: it is ended and started anew");
+            }
+        }
     }
 
     /// Opens what `config` listens on and nobody here holds yet; nothing changes when one cannot be opened.

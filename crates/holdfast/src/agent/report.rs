@@ -126,6 +126,13 @@ impl Core {
                 hint: error.hint(),
             });
         }
+        if let Some(failure) = self.trouble() {
+            warnings.push(Warning {
+                code: failure.code.clone(),
+                message: format!("what was applied is not in force yet: {failure}"),
+                hint: failure.hint.clone(),
+            });
+        }
         if let Some(reason) = self.store.failure() {
             let hint = Some("restart the agent when the disk is well again; what runs goes on running".into());
             warnings.push(Warning { code: "HF0401".into(), message: format!("nothing can be stored: {reason}"), hint });
