@@ -5,6 +5,7 @@
 //!       /busy?ms=N           burns the processor for N ms and answers nobody meanwhile
 //!       /healthz             200, or 503 while the file named by ORIGIN_UNREADY exists
 //!                            (with ORIGIN_NEEDS=ADDR only after ADDR has answered, however long that takes)
+//!       /exit?code=N         ends the process with this code, in the middle of the request
 //!       POST anything        echoes the body
 //!
 //! `ORIGIN_LEDGER=FILE` appends "INCARNATION PID BOOT_MS" every 10 ms, so that a checker outside holdfast sees each life.
@@ -84,6 +85,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
             needed().await;
             return Ok(health());
         }
+        "/exit" => std::process::exit(i32::try_from(number(request.uri().query(), "code").unwrap_or(1)).unwrap_or(1)),
         "/busy" => {
             note_report();
             burn(wait);

@@ -12,4 +12,5 @@ mod footprint;
 mod incident_times;
 mod lifecycle;
 mod starting;
+mod torture;
 mod traffic;
