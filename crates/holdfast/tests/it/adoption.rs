@@ -83,6 +83,35 @@ fn a_killed_shim_is_replaced_without_two_copies() {
 }
 
 #[test]
+fn a_killed_shim_of_the_agent_is_replaced_so_that_the_agent_may_die_again() {
+    let site = shop(free_port());
+    site.up();
+    let before = pids(&site);
+    for _ in 0..2 {
+        let agent = site.pid_of_agent();
+        kill(parent_of(agent), "KILL");
+        site.wait_for("an agent under another shim", || {
+            let now = site.api("/v1/ping")["pid"].as_u64().unwrap_or(0) as u32;
+            now != 0 && now != agent && !alive(agent)
+        });
+        let next = site.pid_of_agent();
+        kill(next, "KILL");
+        site.wait_for("yet another agent", || {
+            let now = site.api("/v1/ping")["pid"].as_u64().unwrap_or(0) as u32;
+            now != 0 && now != next
+        });
+        site.wait_for("the same instances, ready", || {
+            pids(&site) == before && site.status()["services"]["web"]["ready"] == 2
+        });
+    }
+    site.wait_for("both kinds of death to be told as over", || {
+        let incidents = site.ok(&["incidents", "--json"]);
+        let told = |cause: &str| incidents.matches(cause).count() == 2;
+        told("its shim is gone") && told("killed by SIGKILL") && !incidents.contains("\"open\"")
+    });
+}
+
+#[test]
 fn a_killed_balancer_process_refuses_nobody() {
     let port = free_port();
     let site = shop(port);
@@ -104,11 +133,11 @@ fn after_a_reboot_everything_comes_up_again_and_no_stale_pid_is_signalled() {
     let site = shop(port);
     site.up();
     let endpoints: Vec<_> = instances(&site.status()).iter().map(|i| i["endpoint"].clone()).collect();
-    // A power cut: everything dies at once and nothing is written any more.
-    for (pid, _) in site.living() {
-        kill(pid, "KILL");
-    }
-    site.wait_for("everything dead", || site.living().is_empty());
+    // A power cut: everything dies at once. One after the other, whoever is still there begins to bring back who is not.
+    site.wait_for("everything dead", || {
+        site.living().iter().for_each(|(pid, _)| kill(*pid, "KILL"));
+        site.living().is_empty()
+    });
     // A stranger with a pid that the old state names must not be touched: put one there, under another boot id.
     let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
     let state = site.data().join("run/web-1/state.json");

@@ -11,6 +11,7 @@ mod fixed_rate;
 mod footprint;
 mod incident_times;
 mod lifecycle;
+mod notify;
 mod starting;
 mod torture;
 mod traffic;

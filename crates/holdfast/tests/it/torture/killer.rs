@@ -129,6 +129,12 @@ impl Killer {
         self.log.len() - before
     }
 
+    pub(super) fn end_instance(&mut self, field: &Field, id: &str) {
+        if let Some(process) = field.instances.get(id) {
+            self.end(Role::Instance, id, process, How::Kill);
+        }
+    }
+
     fn one_of<'a>(
         &mut self,
         list: impl Iterator<Item = (&'a String, &'a Process)>,

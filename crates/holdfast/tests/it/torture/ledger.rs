@@ -5,23 +5,23 @@ use std::str::FromStr;
 
 use holdfast_policy::Incarnation;
 
-pub(super) fn boot_ms() -> u64 {
+pub(crate) fn boot_ms() -> u64 {
     let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     boot.tv_sec as u64 * 1000 + boot.tv_nsec as u64 / 1_000_000
 }
 
 /// One process of an instance, from its first line to its last.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Life {
-    pub(super) incarnation: Incarnation,
-    pub(super) pid: u32,
-    pub(super) first_ms: u64,
-    pub(super) last_ms: u64,
-    pub(super) lines: usize,
+pub(crate) struct Life {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) pid: u32,
+    pub(crate) first_ms: u64,
+    pub(crate) last_ms: u64,
+    pub(crate) lines: usize,
 }
 
 /// The lives in the order in which they wrote; an error names what cannot be if no two ever ran at the same time.
-pub(super) fn lives(path: &Path) -> Result<Vec<Life>, String> {
+pub(crate) fn lives(path: &Path) -> Result<Vec<Life>, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     lives_of(&text)
 }

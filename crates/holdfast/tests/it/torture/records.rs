@@ -1,6 +1,6 @@
 //! What holdfast has on record of each death, against the kills that caused them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use holdfast_host::shim::{Dir, Exit};
 use holdfast_policy::Incarnation;
@@ -38,9 +38,6 @@ impl Records {
     /// Deaths without a record, records with another ending than the one that was caused, and deaths that nobody caused.
     pub(super) fn disagreements(&self, kills: &[Kill], ledgers: &BTreeMap<String, Vec<Life>>) -> Vec<String> {
         let mut found = Vec::new();
-        let lost_shims: BTreeSet<(&str, &str)> =
-            kills.iter().filter(|k| k.role == Role::Shim).map(|k| (k.id.as_str(), k.life.as_str())).collect();
-        let shim_was_killed = |id: &str, life: Incarnation| lost_shims.contains(&(id, life.generation.to_string().as_str()));
         let mut caused: BTreeMap<(String, Incarnation), Vec<&Kill>> = BTreeMap::new();
         for kill in kills.iter().filter(|k| k.role != Role::Shim) {
             match kill.life.parse() {
@@ -48,12 +45,12 @@ impl Records {
                 Err(_) => found.push(format!("no incarnation in the environment of {kill:?}")),
             }
         }
-        for ((id, life), kills) in &caused {
+        for ((id, life), causes) in &caused {
             match self.exits.get(&(id.clone(), *life)) {
-                Some(exit) if kills.iter().any(|kill| fits(exit, kill)) => {}
-                Some(exit) => found.push(format!("{id} {life}: recorded {exit:?}, caused by {kills:?}")),
-                None if shim_was_killed(id, *life) => {}
-                None => found.push(format!("{id} {life}: no record of {kills:?}")),
+                Some(exit) if causes.iter().any(|kill| fits(exit, kill)) => {}
+                Some(exit) => found.push(format!("{id} {life}: recorded {exit:?}, caused by {causes:?}")),
+                None if shim_was_killed(kills, id, *life) => {}
+                None => found.push(format!("{id} {life}: no record of {causes:?}")),
             }
         }
         for ((id, life), exit) in &self.exits {
@@ -64,7 +61,7 @@ impl Records {
         for (id, lives) in ledgers {
             let over = lives.len().saturating_sub(1);
             for life in lives.iter().take(over).map(|life| life.incarnation) {
-                if !self.exits.contains_key(&(id.clone(), life)) && !shim_was_killed(id, life) {
+                if !self.exits.contains_key(&(id.clone(), life)) && !shim_was_killed(kills, id, life) {
                     found.push(format!("{id} {life}: it is over, its shim was not killed, and there is no record"));
                 }
             }
@@ -72,27 +69,35 @@ impl Records {
         found
     }
 
-    /// The journal tells each recorded death once, folded rows counted as often as they were seen.
-    pub(super) fn journal_disagreements(&self, ids: &[String], rows: &[Told]) -> Vec<String> {
+    /// The journal tells each recorded death once, folded rows counted as often as they were seen. A shim that was killed right
+    /// after it had kept an exit may not have told it.
+    pub(super) fn journal_disagreements(&self, ids: &[String], kills: &[Kill], rows: &[Told]) -> Vec<String> {
         let mut found = Vec::new();
         for id in ids {
-            let mut kept: BTreeMap<String, i64> = BTreeMap::new();
-            for ((_, _), exit) in self.exits.iter().filter(|((name, _), exit)| name == id && !exit.wanted) {
-                *kept.entry(exit.to_string()).or_default() += 1;
+            // By ending: how many must be told, and how many more may be.
+            let mut counts: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+            for ((_, life), exit) in self.exits.iter().filter(|((name, _), exit)| name == id && !exit.wanted) {
+                let last_word = life.run == self.highest_run(id, life.generation) && shim_was_killed(kills, id, *life);
+                let (must, may) = counts.entry(exit.to_string()).or_default();
+                *(if last_word { may } else { must }) += 1;
             }
             let source = format!("shim/{id}");
-            for row in rows.iter().filter(|r| r.source == source && r.to == "backoff") {
+            for row in rows.iter().filter(|r| r.source == source && r.to == "backoff" && r.from != "stopping") {
                 let ending = row.reason.split(';').next().unwrap_or_default();
-                if row.from != "stopping" {
-                    *kept.entry(ending.to_owned()).or_default() -= 1 + row.repeats;
-                }
+                counts.entry(ending.to_owned()).or_default().0 -= 1 + row.repeats;
             }
-            for (ending, count) in kept.into_iter().filter(|(_, count)| *count != 0) {
-                found.push(format!("{id}: `{ending}` is {count} times more often in its exit ring than in the journal"));
+            for (ending, (must, may)) in counts {
+                if must > 0 || must + may < 0 {
+                    found.push(format!("{id}: `{ending}`: {must} more in its exit ring than in the journal ({may} may be untold)"));
+                }
             }
         }
         found
     }
+}
+
+fn shim_was_killed(kills: &[Kill], id: &str, life: Incarnation) -> bool {
+    kills.iter().any(|k| k.role == Role::Shim && k.id == id && k.life == life.generation.to_string())
 }
 
 fn fits(exit: &Exit, kill: &Kill) -> bool {
@@ -108,13 +113,20 @@ fn fits(exit: &Exit, kill: &Kill) -> bool {
 /// A row of `journal.db`, as somebody with the sqlite3 shell would see it.
 #[derive(Debug)]
 pub(super) struct Told {
-    source: String,
+    pub(super) source: String,
     subject: String,
     from: String,
     pub(super) to: String,
-    pub(super) reason: String,
+    reason: String,
     repeats: i64,
-    boot_ms: u64,
+    pub(super) boot_ms: u64,
+}
+
+impl Told {
+    /// By the Supervisor.
+    pub(super) fn is_exit_of(&self, id: &str) -> bool {
+        self.source == "services" && self.to == "exited" && self.subject.strip_prefix("instance/") == Some(id)
+    }
 }
 
 pub(super) fn journal(site: &Site) -> rusqlite::Result<Vec<Told>> {
