@@ -146,6 +146,16 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Logs and journals leave this much of a disk, so that the last of it is there for state: a sixteenth where that is less.
+const LEFT_FOR_STATE: u64 = 4 << 20;
+
+/// Whether the space left where `path` lies is only for what must be written. Unknown is no.
+pub fn is_scarce(path: &Path) -> bool {
+    let Ok(fs) = rustix::fs::statvfs(path) else { return false };
+    let bytes = |blocks: u64| blocks.saturating_mul(fs.f_frsize);
+    bytes(fs.f_bavail) < LEFT_FOR_STATE.min(bytes(fs.f_blocks) / 16)
+}
+
 /// The whole file, refused when larger than `limit` bytes.
 pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let wrap = |source| Error::Read { path: path.to_owned(), source };

@@ -218,6 +218,11 @@ impl Journal {
         self.send(Message::Flush(reply)).is_ok() && matches!(tokio::time::timeout(limit, done).await, Ok(Ok(())))
     }
 
+    /// Why nothing can be stored any more, once it cannot.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.store.as_ref().ok().and_then(Store::failure)
+    }
+
     pub fn events_lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }

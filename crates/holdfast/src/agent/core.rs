@@ -2,8 +2,8 @@
 
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use holdfast_cluster::embedded::Embedded;

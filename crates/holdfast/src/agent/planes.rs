@@ -125,7 +125,10 @@ impl Planes {
                 orphaned && absence.kill_orphans(ORPHAN_TIME).is_ok_and(|left| left.is_empty())
             });
             if ended.await.unwrap_or(false) {
-                tracing::warn!(plane = ordinal, "no shim was left to hand on its sockets: it is ended and started anew");
+                tracing::warn!(
+                    plane = ordinal,
+                    "no shim was left to hand on its sockets: it is ended and started anew"
+                );
             }
         }
     }

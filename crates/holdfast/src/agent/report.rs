@@ -126,6 +126,14 @@ impl Core {
                 hint: error.hint(),
             });
         }
+        if let Some(reason) = self.journal.failure() {
+            let hint = Some("restart the agent when the disk is well again; services go on".into());
+            warnings.push(Warning {
+                code: "HF0420".into(),
+                message: format!("the journal keeps nothing: {reason}"),
+                hint,
+            });
+        }
         if let Some(failure) = self.trouble() {
             warnings.push(Warning {
                 code: failure.code.clone(),

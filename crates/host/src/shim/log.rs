@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::spec;
 use crate::clock;
-use crate::files::FILE_MODE;
+use crate::files::{self, FILE_MODE};
 
 /// Read at once, and the size asked of the pipe: a burst of this size does not make the child wait.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -158,6 +158,9 @@ impl Sink {
     /// All or nothing: a half-written block is cut off again.
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.open()?;
+        if files::is_scarce(&self.dir) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
         let result = file.write_all(bytes);
         match result {

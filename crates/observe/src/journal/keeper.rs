@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use holdfast_host::{clock, event::Event};
+use holdfast_host::{clock, event::Event, files};
 use holdfast_policy::incident::Incidents;
 use holdfast_store::Store;
 use tokio::sync::oneshot;
@@ -173,10 +173,14 @@ impl Keeper {
         self.changes += changes.len();
         let changes = Arc::new(changes);
         let shared = changes.clone();
-        let result = store.write_blocking(move |db| {
-            shared.iter().try_for_each(|change| rows::apply(db, change))?;
-            Ok(())
-        });
+        // The last of the disk is for what gates something.
+        let result = match files::is_scarce(store.path()) {
+            true => Err(holdfast_store::Error::Full { path: store.path().to_owned() }),
+            false => store.write_blocking(move |db| {
+                shared.iter().try_for_each(|change| rows::apply(db, change))?;
+                Ok(())
+            }),
+        };
         if result.is_err() {
             for change in changes.iter() {
                 if let Change::Incident(record) = change {

@@ -252,7 +252,10 @@ async fn what_a_full_disk_kept_out_is_copied_again_in_order_and_what_was_overwri
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path());
     let padding = "x".repeat(8000);
-    let event = |n: u64, life: &str| Event { incarnation: life.into(), ..at(n, n, "web-1", "a", "b", &format!("{n} {padding}")) };
+    let event = |n: u64, life: &str| Event {
+        incarnation: life.into(),
+        ..at(n, n, "web-1", "a", "b", &format!("{n} {padding}"))
+    };
     let batch = |after, lost, events: Vec<Event>| journal.append_batch(Batch { events, after, lost });
     batch(0, 0, vec![event(1, "1.1")]).await.unwrap();
     set_full(&journal, true).await;

@@ -29,6 +29,8 @@ const KILL: Duration = Duration::from_secs(5);
 const LAUNCHES: usize = 16;
 /// Events that the journal had no room for are copied again after this time.
 const COPY_AGAIN: Duration = Duration::from_secs(2);
+/// A shim whose launcher died before it handed over the sockets is given them within this.
+const EQUIP_EVERY: Duration = Duration::from_millis(500);
 
 /// Listening sockets by name, handed to the shims whose definitions list them.
 pub(crate) type Listeners = Arc<Mutex<BTreeMap<String, Arc<OwnedFd>>>>;
@@ -83,6 +85,7 @@ impl Shims {
                 dir,
                 client: None,
                 labels: Labels::default(),
+                fds: Vec::new(),
                 seq: 0,
                 ring: None,
                 told: None,
@@ -106,6 +109,8 @@ struct Keeper {
     dir: PathBuf,
     client: Option<Client>,
     labels: Labels,
+    /// Descriptors without which the shim starts nothing.
+    fds: Vec<String>,
     seq: u64,
     /// Last event copied from the shim's ring; `None` until the journal was asked.
     ring: Option<u64>,
@@ -126,6 +131,12 @@ impl Keeper {
                     Some(()) => self.tell_change().await,
                     None => self.lost().await,
                 },
+                () = tokio::time::sleep(EQUIP_EVERY), if !self.missing().is_empty() => {
+                    let missing = self.missing();
+                    if let Err(error) = self.hand_over(&missing).await {
+                        tracing::debug!(instance = %self.instance, %error, "the shim did not take its sockets");
+                    }
+                }
                 () = self.not_stored.notified() => {
                     self.ring = None;
                     self.copy_events().await;
@@ -188,7 +199,9 @@ impl Keeper {
             return Ok(());
         }
         let client = Client::connect(&self.dir, ANSWER).await?;
-        self.labels = Dir::new(&self.dir).read_spec().map(|spec| Labels::of(&spec)).unwrap_or_default();
+        let spec = Dir::new(&self.dir).read_spec().ok();
+        self.labels = spec.as_ref().map(Labels::of).unwrap_or_default();
+        self.fds = spec.map(|spec| spec.fds).unwrap_or_default();
         self.client = Some(client);
         self.told = None;
         Ok(())
@@ -199,10 +212,15 @@ impl Keeper {
         let event = match self.try_launch(&launch).await {
             Ok(()) => Event::Launched { instance, generation },
             Err(Failed::Never(reason)) => Event::LaunchFailed { instance, generation, reason },
-            // Whether it began is not known: the Supervisor asks for proof in time.
+            // Whether it will begin is not known: the Supervisor asks for proof in time.
             Err(Failed::Unknown(reason)) => {
                 tracing::warn!(%instance, %reason, "a launch has no clear result");
                 return;
+            }
+            // It began, and does not answer: it may have died at once.
+            Err(Failed::Silent(reason)) => {
+                tracing::warn!(%instance, %reason, "a shim that was just launched does not answer");
+                return self.prove(generation).await;
             }
         };
         self.send(event).await;
@@ -225,22 +243,32 @@ impl Keeper {
             LaunchError::Slow { .. } => Failed::Unknown(e.to_string()),
             e => Failed::Never(e.to_string()),
         })?;
-        self.connect().await.map_err(|e| Failed::Unknown(e.to_string()))?;
-        self.equip(launch).await.map_err(|e| Failed::Unknown(e.to_string()))
+        self.connect().await.map_err(|e| Failed::Silent(e.to_string()))?;
+        self.equip(launch).await.map_err(|e| Failed::Silent(e.to_string()))
     }
 
     /// What the shim needs beside its spec before it starts the child.
     async fn equip(&mut self, launch: &Launch) -> Result<(), ClientError> {
+        self.hand_over(&launch.definition.listeners).await?;
         let Some(client) = &self.client else { return Ok(()) };
-        let held = self.listeners(&launch.definition.listeners);
-        let fds: Vec<(String, BorrowedFd<'_>)> = held.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
-        if !fds.is_empty() {
-            client.hold_fds(&fds, ANSWER).await?;
-        }
         if let Some(deadline) = launch.deadline {
             client.request(Body::Deadline { boot_ns: deadline.as_nanos() }, ANSWER).await?;
         }
         Ok(())
+    }
+
+    async fn hand_over(&self, names: &[String]) -> Result<(), ClientError> {
+        let Some(client) = &self.client else { return Ok(()) };
+        let held = self.listeners(names);
+        let fds: Vec<(String, BorrowedFd<'_>)> = held.iter().map(|(name, fd)| (name.clone(), fd.as_fd())).collect();
+        if fds.is_empty() { Ok(()) } else { client.hold_fds(&fds, ANSWER).await }
+    }
+
+    /// Of `fds`, what the shim does not hold (yet).
+    fn missing(&self) -> Vec<String> {
+        let Some(client) = self.client.as_ref().filter(|_| !self.fds.is_empty()) else { return Vec::new() };
+        let held = client.state().held;
+        self.fds.iter().filter(|name| !held.contains(name)).cloned().collect()
     }
 
     fn listeners(&self, names: &[String]) -> Vec<(String, Arc<OwnedFd>)> {
@@ -290,7 +318,7 @@ impl Keeper {
                 let instance = self.instance.clone();
                 self.send(Event::ShimAbsent { instance, generation, last: None, orphans: false }).await;
             }
-            Err(Failed::Never(reason) | Failed::Unknown(reason)) => {
+            Err(Failed::Never(reason) | Failed::Unknown(reason) | Failed::Silent(reason)) => {
                 tracing::warn!(instance = %self.instance, %reason, "cannot tell whether its shim lives");
             }
         }
@@ -385,6 +413,8 @@ enum Failed {
     /// No shim of this generation exists.
     Never(String),
     Unknown(String),
+    /// One was launched, and its connection failed.
+    Silent(String),
 }
 
 impl From<tokio::task::JoinError> for Failed {

@@ -32,7 +32,8 @@ impl SmallDisk {
 
     /// To the last byte.
     pub(crate) fn fill(&self) {
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(self.ballast()).expect("the disk is there");
+        let mut file =
+            fs::OpenOptions::new().create(true).append(true).open(self.ballast()).expect("the disk is there");
         let block = [b'x'; 1 << 16];
         for size in [block.len(), 4096, 1] {
             while file.write_all(&block[..size]).is_ok() {}

@@ -124,3 +124,13 @@ pub(super) fn zombies(site: &Site) -> Vec<u32> {
     })
     .collect()
 }
+
+/// Directory in the unified tree that all cgroups of the site lie in; `None` where there is no such tree to write to.
+pub(super) fn cgroups(field: &Field) -> Option<PathBuf> {
+    let pid = field.instances.values().next()?.pid;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let leaf = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let trees = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(|tree| PathBuf::from(tree).join(leaf));
+    let parent = trees.iter().find(|path| path.exists())?.parent()?.to_owned();
+    parent.file_name()?.to_str()?.starts_with("holdfast-").then_some(parent)
+}

@@ -114,7 +114,14 @@ impl Explainer<'_> {
         if policy.fenced {
             allowed += LEASE_MS;
         }
-        Gap { id: id.into(), from, to, ms: span.1 - span.0, explained_ms: delays + agent, allowed_ms: allowed + agent + stalls }
+        Gap {
+            id: id.into(),
+            from,
+            to,
+            ms: span.1 - span.0,
+            explained_ms: delays + agent,
+            allowed_ms: allowed + agent + stalls,
+        }
     }
 
     /// Which one in a row this generation's launch was for the agent that ordered it, at most.
@@ -138,7 +145,8 @@ impl Explainer<'_> {
             let causes: Vec<&&Kill> = ours.iter().filter(|k| k.at_ms > before && k.at_ms <= span.1).collect();
             before = span.0;
             let starts = agent_start_ms() * causes.len() as u64;
-            let allowed = causes.iter().map(|k| delay_of_agent(k)).sum::<u64>() + starts + overlap(*span, &self.seen.stalls);
+            let allowed =
+                causes.iter().map(|k| delay_of_agent(k)).sum::<u64>() + starts + overlap(*span, &self.seen.stalls);
             let took = span.1 - span.0;
             if took > allowed {
                 found.push(format!("no agent for {took} ms from {}, {allowed} ms allowed for {causes:?}", span.0));

@@ -110,7 +110,8 @@ impl Killer {
                 }
             }
             Aim::PlaneShim => {
-                if let Some((id, shim)) = self.one_of(field.shims.iter().filter(|(id, _)| id.starts_with("_balancer"))) {
+                if let Some((id, shim)) = self.one_of(field.shims.iter().filter(|(id, _)| id.starts_with("_balancer")))
+                {
                     self.end(Role::Shim, id, shim, How::Kill);
                 }
             }
@@ -135,10 +136,7 @@ impl Killer {
         }
     }
 
-    fn one_of<'a>(
-        &mut self,
-        list: impl Iterator<Item = (&'a String, &'a Process)>,
-    ) -> Option<(&'a str, &'a Process)> {
+    fn one_of<'a>(&mut self, list: impl Iterator<Item = (&'a String, &'a Process)>) -> Option<(&'a str, &'a Process)> {
         let list: Vec<_> = list.collect();
         let at = self.rng.below(list.len() as u64) as usize;
         list.get(at).map(|(id, process)| (id.as_str(), *process))

@@ -43,7 +43,9 @@ fn lives_of(text: &str) -> Result<Vec<Life>, String> {
 /// What is wrong with this line, after those before it.
 fn take(lives: &mut Vec<Life>, incarnation: Incarnation, pid: u32, ms: u64) -> Option<&'static str> {
     match lives.last_mut() {
-        Some(life) if life.incarnation == incarnation && life.pid != pid => return Some("two processes of one incarnation"),
+        Some(life) if life.incarnation == incarnation && life.pid != pid => {
+            return Some("two processes of one incarnation");
+        }
         Some(life) if life.last_ms > ms => return Some("it began before the line before it was written"),
         Some(life) if life.incarnation > incarnation => return Some("an older incarnation wrote after a newer one"),
         Some(life) if life.incarnation == incarnation => {

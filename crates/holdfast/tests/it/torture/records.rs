@@ -88,7 +88,9 @@ impl Records {
             }
             for (ending, (must, may)) in counts {
                 if must > 0 || must + may < 0 {
-                    found.push(format!("{id}: `{ending}`: {must} more in its exit ring than in the journal ({may} may be untold)"));
+                    found.push(format!(
+                        "{id}: `{ending}`: {must} more in its exit ring than in the journal ({may} may be untold)"
+                    ));
                 }
             }
         }
@@ -113,16 +115,21 @@ fn fits(exit: &Exit, kill: &Kill) -> bool {
 /// A row of `journal.db`, as somebody with the sqlite3 shell would see it.
 #[derive(Debug)]
 pub(super) struct Told {
-    pub(super) source: String,
+    source: String,
     subject: String,
     from: String,
-    pub(super) to: String,
+    to: String,
     reason: String,
     repeats: i64,
-    pub(super) boot_ms: u64,
+    /// Of the last time that it was seen: a row may stand for several.
+    pub(super) last_ms: u64,
 }
 
 impl Told {
+    pub(super) fn is_loss(&self) -> bool {
+        self.source == "journal" && self.to == "lost"
+    }
+
     /// By the Supervisor.
     pub(super) fn is_exit_of(&self, id: &str) -> bool {
         self.source == "services" && self.to == "exited" && self.subject.strip_prefix("instance/") == Some(id)
@@ -131,7 +138,8 @@ impl Told {
 
 pub(super) fn journal(site: &Site) -> rusqlite::Result<Vec<Told>> {
     let db = Connection::open_with_flags(site.data().join("journal.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let mut rows = db.prepare("SELECT source, subject, was, became, reason, repeats, boot_ns FROM events ORDER BY id")?;
+    let mut rows =
+        db.prepare("SELECT source, subject, was, became, reason, repeats, last_boot_ns FROM events ORDER BY id")?;
     let told = rows.query_map([], |row| {
         Ok(Told {
             source: row.get(0)?,
@@ -140,7 +148,7 @@ pub(super) fn journal(site: &Site) -> rusqlite::Result<Vec<Told>> {
             to: row.get(3)?,
             reason: row.get(4)?,
             repeats: row.get(5)?,
-            boot_ms: row.get::<_, i64>(6)? as u64 / 1_000_000,
+            last_ms: row.get::<_, i64>(6)? as u64 / 1_000_000,
         })
     })?;
     told.collect()
@@ -155,12 +163,13 @@ pub(super) fn untold_shims(kills: &[Kill], rows: &[Told]) -> Vec<String> {
         let told = rows.iter().any(|row| {
             row.source == "services"
                 && row.subject == subject
-                && row.boot_ms + 1 >= kill.at_ms
+                && row.last_ms + 1 >= kill.at_ms
                 && (row.reason.contains("shim") || row.to == "launching")
         });
-        // What the Supervisor of a killed agent had not yet stored is gone with it.
+        // What the Supervisor of a killed agent had not yet stored is gone with it; what had no space is counted.
         let agent_died = agents.iter().any(|at| *at >= kill.at_ms);
-        !told && !agent_died
+        let lost = rows.iter().any(|row| row.is_loss() && row.last_ms >= kill.at_ms);
+        !told && !agent_died && !lost
     });
     untold.map(|kill| format!("{kill:?}")).collect()
 }

@@ -115,6 +115,8 @@ impl Keeper {
             Body::HoldFds { names } => self.hold(names, fds),
             Body::DropFds { names } => {
                 self.held.retain(|(held, _)| !names.contains(held));
+                // Nor does a later start wait for them.
+                self.spec.fds.retain(|name| !names.contains(name));
                 self.changed();
                 Answer::Ack
             }
