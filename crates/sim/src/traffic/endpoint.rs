@@ -121,7 +121,8 @@ impl Lane {
             admits: self.ejection.admits(now, self.in_flight),
             in_flight: self.in_flight,
             in_flight_max: u32::MAX,
-            cost: self.ewma.cost(now, self.in_flight),
+            // Choosing worse than the balancer, which knows of the silence, only makes more retries.
+            cost: self.ewma.cost(now, self.in_flight, Duration::ZERO),
             share: 1.0,
             tried,
         }
