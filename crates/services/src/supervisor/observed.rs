@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_policy::backoff::Backoff;
 use holdfast_policy::hung::Verdict;
-use holdfast_policy::{InstanceId, Timestamp, Transition};
+use holdfast_policy::{Incarnation, InstanceId, Timestamp, Transition};
 
 use super::action::{Action, EndpointState, Phase};
 use super::definition::Definition;
@@ -30,16 +30,7 @@ impl Supervisor {
                 self.instance_or_new(&instance, Shim::Unknown);
                 self.with(&instance, |s, i| s.on_shim(now, i, state));
             }
-            Event::Watchdog { instance, incarnation, at } => {
-                self.with(&instance, |_, i| {
-                    if let Shim::Alive(state) = &mut i.shim
-                        && state.incarnation == incarnation
-                    {
-                        state.watchdog_at = Some(at);
-                        i.audited = now;
-                    }
-                });
-            }
+            Event::Watchdog { instance, incarnation, at } => self.on_watchdog(now, &instance, incarnation, at),
             Event::ShimLost { instance, generation } => {
                 self.with(&instance, |s, i| s.on_shim_lost(now, i, generation));
             }
@@ -370,6 +361,16 @@ impl Supervisor {
             || matches!(state.phase, ShimPhase::Backoff { .. } | ShimPhase::Finished { .. });
         if leave.then == Then::SameShim && over {
             i.leave = None;
+        }
+    }
+
+    fn on_watchdog(&mut self, now: Timestamp, id: &InstanceId, incarnation: Incarnation, at: Timestamp) {
+        let Some(i) = self.instances.get_mut(id) else { return };
+        if let Shim::Alive(state) = &mut i.shim
+            && state.incarnation == incarnation
+        {
+            state.watchdog_at = Some(at);
+            i.audited = now;
         }
     }
 
