@@ -114,6 +114,7 @@ struct Shared {
     /// All events that were not kept since the start, for the metric.
     lost: AtomicU64,
     open_incidents: AtomicU64,
+    failing: Mutex<Option<String>>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -159,6 +160,7 @@ impl Journal {
             overflow: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             open_incidents: AtomicU64::new(0),
+            failing: Mutex::default(),
             thread: Mutex::default(),
         });
         let keeper = keeper::Keeper::new(shared.clone(), node.to_owned(), limits);
@@ -218,9 +220,9 @@ impl Journal {
         self.send(Message::Flush(reply)).is_ok() && matches!(tokio::time::timeout(limit, done).await, Ok(Ok(())))
     }
 
-    /// Why nothing can be stored any more, once it cannot.
+    /// Why nothing can be stored, while it cannot.
     pub fn failure(&self) -> Option<String> {
-        self.shared.store.as_ref().ok().and_then(Store::failure)
+        self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn events_lost(&self) -> u64 {

@@ -127,11 +127,10 @@ impl Core {
             });
         }
         if let Some(reason) = self.journal.failure() {
-            let hint = Some("restart the agent when the disk is well again; services go on".into());
             warnings.push(Warning {
                 code: "HF0420".into(),
-                message: format!("the journal keeps nothing: {reason}"),
-                hint,
+                message: format!("the journal keeps nothing at present: {reason}"),
+                hint: Some("free some space; what runs goes on running".into()),
             });
         }
         if let Some(failure) = self.trouble() {

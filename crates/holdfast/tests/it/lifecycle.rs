@@ -122,6 +122,24 @@ fn a_balancer_is_added_without_touching_the_processes_that_serve() {
 }
 
 #[test]
+fn a_balancer_that_is_removed_keeps_no_process_from_starting_again() {
+    let (port, more) = (free_port(), free_port());
+    let both = format!("{}\n[balancer.second]\nlisten = \"127.0.0.1:{more}\"\nservice = \"web\"\n", web(2, port));
+    let site = Site::new(&both);
+    site.up();
+    site.write(&web(2, port));
+    site.up();
+    let planes = site.planes();
+    for plane in &planes {
+        kill(*plane, "KILL");
+    }
+    site.wait_for("two new processes that serve what is left", || {
+        let now = site.planes();
+        now.len() == 2 && planes.iter().all(|old| !now.contains(old)) && get(port, "/").is_ok_and(|(s, _)| s == 200)
+    });
+}
+
+#[test]
 fn restart_of_a_service_replaces_every_instance() {
     let site = Site::new(&web(2, free_port()));
     site.up();

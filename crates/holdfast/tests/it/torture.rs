@@ -96,7 +96,9 @@ impl Torture {
 
     /// The agent's own word on the end of an instance is in no ring: without space it is counted, and that is told when there is.
     fn wait_told_or_lost(&self, id: &str, at_ms: u64) {
-        self.site.wait_for("the journal to tell what it could not keep on the full disk", || {
+        let what =
+            format!("the journal to tell the end of {id} at {at_ms}, or that it lost it\n{:#?}", self.last_kills());
+        self.site.wait_for(&what, || {
             let rows = records::journal(&self.site).expect("the journal can be read");
             let mut later = rows.iter().filter(|row| row.last_ms + 1 >= at_ms);
             later.any(|row| row.is_loss() || row.is_exit_of(id))

@@ -1,9 +1,9 @@
 //! The thread behind the journal: numbers, folds, feeds the incident machine, stores each batch in one transaction.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use holdfast_host::{clock, event::Event, files};
@@ -45,8 +45,6 @@ pub(super) struct Keeper {
     behind: BTreeMap<(String, String), u64>,
     /// Events not kept since the last row about it, whatever the cause.
     missing: u64,
-    /// It was said that nothing can be stored.
-    failing: bool,
     /// Incarnation of events that the journal writes itself.
     life: String,
 }
@@ -75,7 +73,6 @@ impl Keeper {
             changes: 0,
             behind: BTreeMap::new(),
             missing: 0,
-            failing: false,
             life: format!("{}.0", clock::wall_ms()),
         }
     }
@@ -134,14 +131,14 @@ impl Keeper {
                 Message::Close => open = false,
             }
         }
-        self.note_missing(store, &mut changes);
+        let told_missing = self.note_missing(store, &mut changes);
         changes.extend(std::mem::take(&mut self.unsaved).into_values().map(|r| Change::Incident(Box::new(r))));
         let stored = self.store(store, changes);
         // Whoever waited for this batch must find it counted.
         self.count_open();
         match stored {
             Ok(()) => {
-                self.failing = false;
+                self.note_failure(None);
                 self.behind.retain(|source, _| copied.iter().all(|(stored, _)| stored != source));
                 answers.into_iter().chain(flushes).for_each(|reply| {
                     let _ = reply.send(());
@@ -149,9 +146,7 @@ impl Keeper {
             }
             Err(error) => {
                 // Rings are copied again from where they were; events without a ring are gone.
-                if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!(%error, "the journal cannot store; rings are copied when it can, other events are counted");
-                }
+                self.note_failure(Some(error.to_string()));
                 self.sources = before;
                 // Rows to count on may be among those that were not stored.
                 self.folds.clear();
@@ -159,11 +154,20 @@ impl Keeper {
                     let from = self.behind.entry(source).or_insert(after);
                     *from = after.min(*from);
                 }
-                self.missing += events;
+                self.missing += events + told_missing;
                 self.shared.lost.fetch_add(events, Ordering::Relaxed);
             }
         }
         open
+    }
+
+    /// Said once for each cause: a disk may be full for long.
+    fn note_failure(&self, error: Option<String>) {
+        let mut known = self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.is_some() && *known != error {
+            tracing::warn!(error, "the journal cannot store; rings are copied when it can, other events are counted");
+        }
+        *known = error;
     }
 
     fn store(&mut self, store: &Store, changes: Vec<Change>) -> holdfast_store::Result<()> {
@@ -292,13 +296,15 @@ impl Keeper {
         }
     }
 
-    fn note_missing(&mut self, store: &Store, changes: &mut Vec<Change>) {
+    /// How many were told just now.
+    fn note_missing(&mut self, store: &Store, changes: &mut Vec<Change>) -> u64 {
         let overflow = self.shared.overflow.swap(0, Ordering::Relaxed);
         self.shared.lost.fetch_add(overflow, Ordering::Relaxed);
         let missing = std::mem::take(&mut self.missing) + overflow;
         if missing > 0 {
             self.lost(store, missing, &format!("lost {missing}"), changes);
         }
+        missing
     }
 
     fn count_open(&self) {

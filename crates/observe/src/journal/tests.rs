@@ -261,6 +261,11 @@ async fn what_a_full_disk_kept_out_is_copied_again_in_order_and_what_was_overwri
     set_full(&journal, true).await;
     let events: Vec<Event> = (2..40).map(|n| event(n, "1.2")).collect();
     assert!(matches!(batch(1, 0, events.clone()).await, Err(super::Error::NotStored)));
+    // An event of no ring is counted, however often storing is tried again.
+    journal.append(Event { reason: padding.clone(), ..at(1, 1, "web-2", "a", "b", "") });
+    assert!(!journal.flush(WAIT).await);
+    assert!(batch(1, 0, events.clone()).await.is_err());
+    assert!(journal.failure().is_some());
     set_full(&journal, false).await;
     let later = batch(39, 0, vec![event(40, "1.3")]).await;
     assert!(later.unwrap_err().is_passing(), "it would leave a gap");
@@ -273,6 +278,6 @@ async fn what_a_full_disk_kept_out_is_copied_again_in_order_and_what_was_overwri
     let of_ring: Vec<u64> = rows.iter().filter(|r| r.event.source == "shim/web-1").map(|r| r.event.seq).collect();
     assert_eq!(of_ring, (1..=40).chain([48]).collect::<Vec<_>>());
     let lost: Vec<&str> = rows.iter().filter(|r| r.event.to == "lost").map(|r| r.event.reason.as_str()).collect();
-    assert_eq!(lost, ["lost 7 of shim/web-1"]);
-    assert_eq!(journal.events_lost(), 7);
+    assert_eq!(lost, ["lost 1", "lost 7 of shim/web-1"]);
+    assert_eq!((journal.events_lost(), journal.failure()), (8, None));
 }

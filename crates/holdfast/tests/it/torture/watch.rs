@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -30,6 +30,8 @@ pub(super) struct Seen {
     pub(super) failed: u64,
 }
 
+type Work = Box<dyn FnOnce(&AtomicBool, &Mutex<Seen>) + Send>;
+
 pub(super) struct Watch {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Seen>>,
@@ -40,7 +42,7 @@ impl Watch {
     pub(super) fn start(site: &Site, port: u16) -> Watch {
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
         let socket = site.data().join("agent.sock");
-        let for_each = |work: Box<dyn FnOnce(&AtomicBool, &Mutex<Seen>) + Send>| {
+        let for_each = |work: Work| {
             let (stop, seen) = (stop.clone(), seen.clone());
             std::thread::spawn(move || work(&stop, &seen))
         };
@@ -71,7 +73,7 @@ fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn poll_agent(socket: &PathBuf, stop: &AtomicBool, seen: &Mutex<Seen>) {
+fn poll_agent(socket: &Path, stop: &AtomicBool, seen: &Mutex<Seen>) {
     let mut last: Option<(u64, u64)> = None;
     while !stop.load(Ordering::Relaxed) {
         let asked = boot_ms();
