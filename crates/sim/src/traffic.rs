@@ -34,6 +34,8 @@ enum Due {
     Arrive,
     /// A try of a request is over.
     End(u64, u32, Outcome),
+    /// A request that found nobody has waited, and tries all once more.
+    Rested(u64),
     Snapshot(InstanceId, Incarnation, EndpointState),
 }
 
@@ -54,6 +56,12 @@ struct Exchange {
     child: Option<Incarnation>,
     sent: Timestamp,
     pooled: bool,
+}
+
+impl Exchange {
+    fn known(&self, casualty: bool) -> Request {
+        Request { idempotent: !self.post, replayable: true, tries: self.tries, replays: self.replays, casualty }
+    }
 }
 
 pub(crate) struct Traffic {
@@ -130,6 +138,7 @@ impl Traffic {
             match self.due.pop_first() {
                 Some((_, Due::Arrive)) => self.arrive(outside),
                 Some((_, Due::End(id, try_no, outcome))) => self.ended(id, try_no, outcome, outside),
+                Some((_, Due::Rested(id))) => self.attempt(id, outside),
                 Some((_, Due::Snapshot(id, life, state))) => self.snapshot(&id, life, state),
                 None => {}
             }
@@ -172,15 +181,19 @@ impl Traffic {
         }
     }
 
-    /// Chooses an endpoint and sends, or answers that there is none.
+    /// Chooses an endpoint and sends, waits for one, or answers that there is none.
     fn attempt(&mut self, id: u64, outside: Outside<'_>) {
-        let Some(index) = self.choose(id) else { return self.close(id) };
+        let index = match self.choose(id) {
+            Ok(index) => index,
+            Err(Some(Why::Tried)) if self.rests(id) => return,
+            Err(_) => return self.close(id),
+        };
         let Some(e) = self.open.get_mut(&id) else { return };
         let lane = &mut self.lanes[index];
         e.tries += 1;
         (e.lane, e.incarnation, e.sent) = (index, lane.incarnation, self.now);
         e.pooled = !e.fresh && lane.answered && self.rng.below(4) > 0;
-        lane.in_flight += 1;
+        lane.waiting.insert((self.now, id));
         let (took, child, outcome) = lane.fate(self.now, e.pooled, outside, &mut self.rng);
         e.child = child;
         let (try_no, place) = (e.tries, (index, e.incarnation));
@@ -188,18 +201,32 @@ impl Traffic {
         self.later(took, Due::End(id, try_no, outcome));
     }
 
-    fn choose(&mut self, id: u64) -> Option<usize> {
-        let (now, e) = (self.now, self.open.get(&id)?);
+    fn choose(&mut self, id: u64) -> Result<usize, Option<Why>> {
+        let now = self.now;
+        let Some(e) = self.open.get(&id) else { return Err(None) };
         let (lanes, rng) = (&self.lanes, &mut self.rng);
         let look = |index: usize| lanes[index].candidate(now, e.tried.contains(&index));
         match self.picker.pick(Algorithm::P2c, lanes.len(), look, rng) {
-            Choice::Use { index, tier: Tier::LastResort } => self.take_place(id).then_some(index),
-            Choice::Use { index, .. } => Some(index),
+            Choice::Use { index, tier: Tier::LastResort } => self.take_place(id).then_some(index).ok_or(None),
+            Choice::Use { index, .. } => Ok(index),
             Choice::None(Why::Tried) if e.last == Some(Failure::NoAnswer { pooled: true }) && e.tries == 1 => {
-                Some(e.lane)
+                Ok(e.lane)
             }
-            Choice::None(_) => None,
+            Choice::None(why) => Err(Some(why)),
         }
+    }
+
+    /// Nobody is left to try: whether to wait and then try all once more.
+    fn rests(&mut self, id: u64) -> bool {
+        let Some(e) = self.open.get(&id) else { return false };
+        let Some(failure) = e.last else { return false };
+        let failing_for = self.now.since(self.lanes[e.lane].ejection.failing_since);
+        let rest = replay::rest(&self.replay, failure, e.known(false), failing_for, &mut self.rng);
+        let Some(rest) = rest.filter(|_| self.take_place(id)) else { return false };
+        self.open.entry(id).and_modify(|e| e.tried.clear());
+        self.ledger.rests(id);
+        self.later(rest, Due::Rested(id));
+        true
     }
 
     fn take_place(&mut self, id: u64) -> bool {
@@ -232,9 +259,7 @@ impl Traffic {
         e.child = None;
         let (index, incarnation, sent) = (e.lane, e.incarnation, e.sent);
         let lane = &mut self.lanes[index];
-        if lane.incarnation == incarnation {
-            lane.in_flight = lane.in_flight.saturating_sub(1);
-        }
+        lane.waiting.remove(&(sent, id));
         let before = lane.ejection;
         let (failure, signal) = match outcome {
             Outcome::Answer { gateway: false } => (None, Some(Signal::Success)),
@@ -276,8 +301,8 @@ impl Traffic {
     fn again(&mut self, id: u64, index: usize, failure: Failure, casualty: bool) -> bool {
         self.leave_place(id);
         let Some(e) = self.open.get_mut(&id) else { return false };
-        let known = Request { idempotent: !e.post, replayable: true, tries: e.tries, replays: e.replays, casualty };
-        let Next::Again { fresh, budgeted } = replay::decide(&self.replay, failure, known) else { return false };
+        let next = replay::decide(&self.replay, failure, e.known(casualty));
+        let Next::Again { fresh, budgeted } = next else { return false };
         e.fresh |= fresh;
         e.replays += u32::from(fresh);
         e.tried.push(index);

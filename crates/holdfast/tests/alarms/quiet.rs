@@ -251,6 +251,7 @@ fn tell(
     evidence.figure("ejections", 0, quiet.ejected.len());
     evidence.figure("restarts", 0, quiet.restarts.max(quiet.ended.len() as u64));
     evidence.figure("looks at which an endpoint was kept from requests", 0, quiet.out.len());
+    evidence.figure("looks (one in 20 ms) at which a waiting GET might be repeated elsewhere", "-", quiet.silent);
     evidence.figure("incidents", 0, quiet.incidents.len());
     evidence.figure("transitions of any kind", 0, quiet.said.len());
     evidence.figure("share of the machine that was busy", "> 0.98", format!("{busy:.3}"));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_balancer::shared::Table;
 use holdfast_host::clock;
+use holdfast_policy::balance::{Algorithm, Verdict};
 use serde_json::Value;
 
 use crate::conditions::Victims;
@@ -72,6 +73,8 @@ pub(crate) struct Findings {
     pub(crate) incidents: Vec<String>,
     /// Transitions in the log of the agent, whatever they mean.
     pub(crate) said: Vec<String>,
+    /// Looks at which an endpoint was seen without progress while requests waited: theirs may be repeated elsewhere.
+    pub(crate) silent: u32,
     /// Looks at the status that were answered.
     pub(crate) looks: u32,
 }
@@ -95,7 +98,7 @@ pub(crate) struct Watcher {
     restarts: u64,
     incidents: usize,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<(Vec<String>, u32)>>,
+    thread: Option<JoinHandle<(Vec<String>, u32, u32)>>,
 }
 
 impl Watcher {
@@ -111,7 +114,7 @@ impl Watcher {
 
     pub(crate) fn finish(mut self) -> Findings {
         self.stop.store(true, Ordering::Relaxed);
-        let (out, looks) = self.thread.take().expect("one").join().expect("it does not panic");
+        let (out, looks, silent) = self.thread.take().expect("one").join().expect("it does not panic");
         self.site.wait_for("the agent to answer", || self.site.api("/v1/status").is_object());
         let since = |log: &str, from: usize| log.get(from..).unwrap_or(log).to_owned();
         let lines = |log: String, mark: &str| -> Vec<String> {
@@ -128,6 +131,7 @@ impl Watcher {
             incidents: incidents(&self.site).split_off(self.incidents),
             said: lines(agent, "transition"),
             looks,
+            silent,
         }
     }
 }
@@ -153,9 +157,9 @@ fn incidents(site: &Site) -> Vec<String> {
 }
 
 /// Every change of an endpoint's state away from ready, and of its verdict to one that keeps requests away.
-fn poll_endpoints(site: &Site, stopped: &AtomicBool) -> (Vec<String>, u32) {
+fn poll_endpoints(site: &Site, stopped: &AtomicBool) -> (Vec<String>, u32, u32) {
     let table = Table::open(&site.data().join("plane/shared")).expect("the balancers' table");
-    let (mut seen, mut shown, mut looks, mut n) = (Vec::new(), BTreeMap::new(), 0, 0);
+    let (mut seen, mut shown, mut looks, mut silent, mut n) = (Vec::new(), BTreeMap::new(), 0, 0, 0);
     let began = Instant::now();
     while !stopped.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK_EVERY);
@@ -168,7 +172,8 @@ fn poll_endpoints(site: &Site, stopped: &AtomicBool) -> (Vec<String>, u32) {
         let now = clock::now();
         for slot in 0..SLOTS {
             let verdict = table.verdict(slot, now);
-            note(format!("slot {slot}"), format!("{verdict:?}"), verdict.usable());
+            note(format!("slot {slot}"), format!("{verdict:?}"), verdict.takes_new(Algorithm::P2c));
+            silent += u32::from(verdict == Verdict::NoProgress);
         }
         n += 1;
         if n % STATUS_EVERY != 0 {
@@ -184,5 +189,5 @@ fn poll_endpoints(site: &Site, stopped: &AtomicBool) -> (Vec<String>, u32) {
             }
         }
     }
-    (seen, looks)
+    (seen, looks, silent)
 }

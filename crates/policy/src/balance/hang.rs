@@ -3,6 +3,8 @@
 //! A missed probe alone does not tell a stopped process from a single-threaded one that computes a report.
 //! The agent looks at the process and publishes a verdict; this is what a waiting request does with it.
 
+use crate::balance::Algorithm;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Verdict {
     #[default]
@@ -16,9 +18,16 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether new requests still go there.
+    /// Whether it is worth to move or repeat a waiting request there.
     pub fn usable(self) -> bool {
         matches!(self, Verdict::Ok | Verdict::Busy)
+    }
+
+    /// Whether new requests still go there. Only a stopped process is proof; no progress is as well a lost packet that is sent
+    /// again after 200 ms or more. A cost that counts silence sends the next requests elsewhere by itself and takes the endpoint
+    /// back with its first answer; where nothing else would, the verdict has to.
+    pub fn takes_new(self, algorithm: Algorithm) -> bool {
+        self.usable() || self == Verdict::NoProgress && algorithm == Algorithm::P2c
     }
 }
 
@@ -64,6 +73,17 @@ mod tests {
         ];
         for (verdict, replayable, again, want) in table {
             assert_eq!(act(verdict, replayable, again), want, "{verdict:?} {replayable} {again}");
+        }
+    }
+
+    #[test]
+    fn only_proof_keeps_new_requests_from_an_endpoint_whose_silence_costs() {
+        use Verdict::*;
+        for (verdict, by_cost, in_turn) in
+            [(Ok, true, true), (Busy, true, true), (NoProgress, true, false), (Stopped, false, false)]
+        {
+            let takes = (verdict.takes_new(Algorithm::P2c), verdict.takes_new(Algorithm::RoundRobin));
+            assert_eq!(takes, (by_cost, in_turn), "{verdict:?}");
         }
     }
 

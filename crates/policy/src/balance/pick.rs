@@ -1,6 +1,6 @@
 //! The choice of an endpoint.
 //!
-//! Tiers, the first that is not empty: ready and neither ejected nor hung; suspect, likewise; the least bad of what
+//! Tiers, the first that is not empty: ready and neither ejected nor kept from new requests by a verdict; suspect, likewise; the least bad of what
 //! is left. An explicit not-ready and a draining endpoint are in no tier, not even as the last one.
 
 use crate::balance::eject::Phase;
@@ -68,13 +68,13 @@ pub struct Picker {
 }
 
 impl Candidate {
-    fn in_rotation(&self) -> bool {
+    fn in_rotation(&self, algorithm: Algorithm) -> bool {
         let phase = match self.phase {
             Phase::In => true,
             Phase::Probing => self.admits,
             Phase::Out => false,
         };
-        phase && self.verdict.usable()
+        phase && self.verdict.takes_new(algorithm)
     }
 
     fn eligible(&self) -> bool {
@@ -85,8 +85,8 @@ impl Candidate {
         !self.tried && self.in_flight < self.in_flight_max
     }
 
-    fn normal(&self) -> bool {
-        self.state == State::Ready && self.in_rotation() && self.free()
+    fn normal(&self, algorithm: Algorithm) -> bool {
+        self.state == State::Ready && self.in_rotation(algorithm) && self.free()
     }
 
     /// Slow start and trial: whether it takes part this time.
@@ -134,7 +134,7 @@ fn two_choices(len: usize, look: &impl Fn(usize) -> Candidate, rng: &mut Rng) ->
     let mut best: Option<(usize, f64)> = None;
     for index in [first, second].into_iter().take(DRAWS) {
         let c = look(index);
-        if !c.normal() {
+        if !c.normal(Algorithm::P2c) {
             return None;
         }
         let takes_part = c.takes_part(rng);
@@ -192,7 +192,7 @@ fn scan(algorithm: Algorithm, len: usize, start: usize, look: impl Fn(usize) -> 
             continue;
         }
         let load = if algorithm == Algorithm::RoundRobin { offset as f64 } else { c.load(algorithm) };
-        let tier: &mut Best = match (c.in_rotation(), c.state) {
+        let tier: &mut Best = match (c.in_rotation(algorithm), c.state) {
             (true, State::Ready) if c.takes_part(rng) => &mut ready,
             (true, State::Ready) => &mut resting,
             (true, _) => &mut suspect,

@@ -1,6 +1,6 @@
 //! An endpoint as the balancer knows it, and what really becomes of a request that is sent there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +73,9 @@ pub(super) struct Lane {
     pub(super) id: InstanceId,
     pub(super) incarnation: Incarnation,
     pub(super) ejection: Ejection,
-    pub(super) in_flight: u32,
+    /// Requests that it owes an answer, the oldest first.
+    pub(super) waiting: BTreeSet<(Timestamp, u64)>,
+    last_answer: Timestamp,
     pub(super) mood: Mood,
     /// There may be connections in the pool.
     pub(super) answered: bool,
@@ -87,7 +89,8 @@ impl Lane {
             id,
             incarnation: Incarnation::default(),
             ejection: Ejection { returned: now, ..Ejection::default() },
-            in_flight: 0,
+            waiting: BTreeSet::new(),
+            last_answer: Timestamp::ZERO,
             mood: Mood { work: Duration::from_millis(3), errors: 0, closes: 0, deaf: false },
             answered: false,
             state: State::Draining,
@@ -113,22 +116,26 @@ impl Lane {
     }
 
     pub(super) fn candidate(&self, now: Timestamp, tried: bool) -> Candidate {
+        let in_flight = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        let silent_since = self.waiting.first().map_or(now, |(sent, _)| *sent).max(self.last_answer);
         Candidate {
             state: self.state,
             verdict: Verdict::Ok,
             phase: self.ejection.phase(now),
             until: self.ejection.until,
-            admits: self.ejection.admits(now, self.in_flight),
-            in_flight: self.in_flight,
+            admits: self.ejection.admits(now, in_flight),
+            in_flight,
             in_flight_max: u32::MAX,
-            // Choosing worse than the balancer, which knows of the silence, only makes more retries.
-            cost: self.ewma.cost(now, self.in_flight, Duration::ZERO),
+            cost: self.ewma.cost(now, in_flight, now.since(silent_since)),
             share: 1.0,
             tried,
         }
     }
 
     pub(super) fn learn(&mut self, now: Timestamp, sent: Timestamp, signal: Option<Signal>) {
+        if matches!(signal, Some(Signal::Success | Signal::Gateway)) {
+            self.last_answer = now;
+        }
         match signal {
             Some(Signal::Success) => {
                 self.answered = true;

@@ -32,8 +32,8 @@ struct Asked {
 pub(crate) struct Ledger {
     violation: Option<String>,
     open: BTreeMap<u64, Asked>,
-    /// Sent once more, with nothing to excuse it, and not over.
-    retries: BTreeSet<u64>,
+    /// Sent once more, with nothing to excuse it, and not over; or waiting to be.
+    retried: BTreeSet<u64>,
     /// First failure of each endpoint since its last success or ejection.
     failing: BTreeMap<Place, Timestamp>,
     /// Which life of each endpoint is the present one.
@@ -54,12 +54,11 @@ impl Ledger {
     }
 
     pub(super) fn answered(&mut self, id: u64) {
-        self.retries.remove(&id);
+        self.retried.remove(&id);
         self.open.remove(&id);
     }
 
     pub(super) fn sent(&mut self, now: Timestamp, id: u64, place: Place) {
-        let open = self.open.len();
         let Some(asked) = self.open.get_mut(&id) else { return };
         asked.sent += 1;
         asked.last = Some((place, now));
@@ -74,21 +73,37 @@ impl Ledger {
         if asked.post && asked.reached > 0 {
             wrong = Some(format!("request {id} is a POST and was sent once more after an endpoint had it"));
         }
-        if !asked.free {
-            self.retries.insert(id);
-            let (now, most) = (self.retries.len(), ALWAYS.max(open * SHARE / 100));
-            if now > most {
-                wrong = Some(format!("{now} requests were being retried at once, {open} were open: {most} may be"));
-            }
-        }
+        let free = asked.free;
         if let Some(what) = wrong {
+            self.violation.get_or_insert(what);
+        }
+        if !free {
+            self.retries(id);
+        }
+    }
+
+    /// It waits, and will be sent once more.
+    pub(super) fn rests(&mut self, id: u64) {
+        self.open.entry(id).and_modify(|asked| asked.free = false);
+        self.retries(id);
+    }
+
+    fn retries(&mut self, id: u64) {
+        // Who waited has its place already.
+        if !self.retried.insert(id) {
+            return;
+        }
+        let (now, open) = (self.retried.len(), self.open.len());
+        let most = ALWAYS.max(open * SHARE / 100);
+        if now > most {
+            let what = format!("{now} requests were being retried at once, {open} were open: {most} may be");
             self.violation.get_or_insert(what);
         }
     }
 
     /// `signal`: what it says about the endpoint, if anything.
     pub(super) fn ended(&mut self, now: Timestamp, id: u64, failure: Option<Failure>, signal: Option<Signal>) {
-        self.retries.remove(&id);
+        self.retried.remove(&id);
         let Some(asked) = self.open.get_mut(&id) else { return };
         let Some((place, sent)) = asked.last else { return };
         let began = self.failing.get(&place).copied();

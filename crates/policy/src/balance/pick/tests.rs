@@ -117,11 +117,11 @@ proptest! {
                 Choice::Use { index, tier } => {
                     let c = all[index];
                     prop_assert!(c.eligible() && c.free());
-                    let better = all.iter().any(Candidate::normal);
+                    let better = all.iter().any(|c| c.normal(algorithm));
                     prop_assert!(!better || tier == Tier::Ready, "{:?} although a ready one is there", tier);
                 }
                 Choice::None(_) => {
-                    prop_assert!(!all.iter().any(|c| c.eligible() && c.free() && c.in_rotation()));
+                    prop_assert!(!all.iter().any(|c| c.eligible() && c.free() && c.in_rotation(algorithm)));
                     prop_assert!(all.iter().any(|c| c.tried) || !all.iter().any(|c| c.eligible() && c.free()));
                 }
             }
