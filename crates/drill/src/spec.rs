@@ -144,7 +144,10 @@ fn default_goals(config: &Config, balancer: &Balancer, fault: Fault) -> Goals {
         Fault::ShimKill => Goals { recover: soon, restarts: Some(0), ..none_failed },
         Fault::CrashLoop => Goals { detect: half_second, restarts: Some(0), ..none_failed },
         Fault::Hang => Goals { rotate_out: half_second, restarts: Some(0), ..none_failed },
-        Fault::Busy | Fault::Latency | Fault::Reset | Fault::NoAnswer => Goals { restarts: Some(0), ..none_failed },
+        Fault::Busy | Fault::Latency | Fault::Reset => Goals { restarts: Some(0), ..none_failed },
+        // One that takes requests, answers none of them and passes its probes cannot be told from a busy one: those that
+        // it has wait as long as the file allows. How many is measured, not promised.
+        Fault::NoAnswer => Goals { restarts: Some(0), ..Goals::default() },
         Fault::Errors => Goals { failed: Some(errors_let_through(config, balancer)), restarts: Some(0), ..none_failed },
         // With every instance of a dependency gone its users may fail; restarting them would help nobody.
         Fault::DependencyStall => Goals { restarts: Some(0), ..Goals::default() },

@@ -54,6 +54,7 @@ fn without_any_declared_each_fault_that_applies() {
     let failed = |name: &str| specs.iter().find(|s| s.drill.name == name).and_then(|s| s.goals.failed);
     assert_eq!((failed("kill-web"), failed("hang-web"), failed("agent-kill")), (Some(0), Some(0), Some(0)));
     assert_eq!(failed("dependency-stall-store"), None, "with all of it gone, its users may fail");
+    assert_eq!(failed("no-answer-web"), None, "what passes its probes and answers nobody looks busy");
 }
 
 #[test]
