@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// Keep the root when done
     #[arg(long)]
     keep: bool,
+    /// Enter a root that was kept, with the checkout as it is now, instead of making one; it is kept again
+    #[arg(long, value_name = "DIR", conflicts_with = "folder")]
+    root: Option<PathBuf>,
 }
 
 /// What "a machine with Rust" has: Rust cannot link the smallest program without these.
@@ -52,14 +55,17 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     install::ensure(install::BARE)?;
     let stop = steps::on_interrupt()?;
     let commands = if options.run.is_empty() { readme_commands(root)? } else { options.run.clone() };
-    let bare = Bare::make(root, &options.folder, &stop)?;
-    for command in &commands {
-        println!("\n==> in the bare root: {command}");
-        bare.run(command, &stop)?;
-    }
-    if !options.keep {
+    let bare = match &options.root {
+        Some(kept) => Bare::again(root, kept)?,
+        None => Bare::make(root, &options.folder, &stop)?,
+    };
+    let passed = commands.iter().try_for_each(|command| bare.timed(command, &stop));
+    if options.keep || options.root.is_some() {
+        println!("\nkept; enter it again with `cargo xtask bare --root {}`", bare.dir.display());
+    } else {
         bare.remove()?;
     }
+    passed?;
     println!("\n{} commands passed in a bare Debian 12", commands.len());
     Ok(())
 }
@@ -102,6 +108,25 @@ impl Bare {
         process::run(debootstrap, DEBOOTSTRAP_LIMIT, stop)?;
         bare.copy_access()?;
         bare.copy_rust()?;
+        bare.copy_checkout(root)?;
+        Ok(bare)
+    }
+
+    /// A root that was kept: what was built in it stays, the checkout is copied again.
+    fn again(root: &Path, kept: &Path) -> Result<Bare> {
+        let dir = std::path::absolute(kept).with_context(|| format!("cannot find {}", kept.display()))?;
+        if !dir.join("opt/rust/bin/cargo").exists() {
+            bail!("{} is no root that `cargo xtask bare --keep` has left", dir.display());
+        }
+        let bare = Bare { dir };
+        for entry in fs::read_dir(bare.inside("/src")).context("cannot list the old checkout")? {
+            let path = entry?.path();
+            match path.is_dir() {
+                true if path.ends_with("target") => {}
+                true => fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?,
+                false => fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?,
+            }
+        }
         bare.copy_checkout(root)?;
         Ok(bare)
     }
@@ -150,6 +175,14 @@ impl Bare {
             "mkdir -p \"$2/src\" && cd \"$1\" && git ls-files -z --cached --others --exclude-standard | tar --null -T - -c | tar -x -C \"$2/src\"",
             &[root, &self.dir],
         )
+    }
+
+    fn timed(&self, line: &str, stop: &Arc<AtomicBool>) -> Result<()> {
+        println!("\n==> in the bare root: {line}");
+        let began = Instant::now();
+        let result = self.run(line, stop);
+        println!("==> {} s", began.elapsed().as_secs());
+        result.with_context(|| format!("in the bare root, `{line}`"))
     }
 
     /// Runs a line in the root, in mount and process namespaces that end with it.

@@ -160,8 +160,10 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// The shell's own `kill`: a bare machine has no other.
 pub(crate) fn kill(pid: u32, signal: &str) {
-    let _ = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).stderr(Stdio::null()).status();
+    let line = format!("kill -s {signal} {pid}");
+    let _ = Command::new("/bin/sh").args(["-c", &line]).stderr(Stdio::null()).status();
 }
 
 pub(crate) fn alive(pid: u32) -> bool {
