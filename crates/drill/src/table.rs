@@ -39,8 +39,9 @@ impl Verdict {
 pub fn render(reports: &Reports, colour: bool) -> String {
     let mut drills: Vec<&Report> = reports.drills.iter().collect();
     drills.sort_by_key(|d| Verdict::of(d));
-    let mut out =
-        row(["DRILL", "TARGET", "DETECTED", "BACK IN", "ASKED", "FAILED", "P99", "RESULT"].map(str::to_owned));
+    let names = ["DRILL", "TARGET", "DETECTED", "BACK IN", "ASKED", "FAILED", "P99", "RESULT"];
+    let header = row(names.map(str::to_owned));
+    let mut out = if colour { format!("\x1b[2m{}\x1b[0m\n", header.trim_end()) } else { header };
     for drill in &drills {
         out.push_str(&row([
             drill.name.clone(),

@@ -23,7 +23,7 @@ pub(crate) use self::drill::PlaneControl;
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
-use crate::terminal::Style;
+use crate::terminal::{Style, width_of_stderr};
 
 const DEFAULT_FILE: &str = "holdfast.toml";
 
@@ -164,7 +164,7 @@ pub(crate) fn main() -> ExitCode {
             if json {
                 eprintln!("{}", serde_json::json!({ "error": failure }));
             } else if !failure.shown {
-                eprintln!("{}", failure.render(Style::stderr()));
+                eprintln!("{}", failure.render(Style::stderr(), width_of_stderr()));
             }
             ExitCode::from(failure.exit.code())
         }

@@ -108,7 +108,7 @@ impl Client {
     fn nobody(&self, error: std::io::Error) -> Failure {
         Failure::new("HF0303", format!("no agent answers on {}", self.socket.display()))
             .because(error)
-            .hint("start it: holdfast up -d (or name its directory: --data-dir DIR)")
+            .hint("start it: holdfast up -d; or name its file or directory: -f FILE, --data-dir DIR")
             .exit(Exit::Unhealthy)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use crate::terminal::Style;
+use crate::terminal::{Style, wrap};
 
 /// Exit codes of every command; documented in `docs/reference/cli.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,13 +92,16 @@ impl Failure {
         self
     }
 
-    pub(crate) fn render(&self, style: Style) -> String {
-        let mut text = format!("{} {}", style.red(&format!("error[{}]:", self.code)), style.bold(&self.what));
+    /// At most `width` columns wide, where there are spaces to break at.
+    pub(crate) fn render(&self, style: Style, width: usize) -> String {
+        let lead = format!("error[{}]:", self.code);
+        let what = wrap(&self.what, lead.len() + 1, 2, width);
+        let mut text = format!("{} {}", style.red(&lead), style.bold(&what));
         for cause in &self.because {
-            let _ = write!(text, "\n  because: {cause}");
+            let _ = write!(text, "\n  because: {}", wrap(cause, 11, 11, width));
         }
         if let Some(hint) = &self.hint {
-            let _ = write!(text, "\n  {} {hint}", style.cyan("hint:"));
+            let _ = write!(text, "\n  {} {}", style.cyan("hint:"), wrap(hint, 8, 8, width));
         }
         let _ = write!(text, "\n  more: holdfast explain {}", self.code);
         text

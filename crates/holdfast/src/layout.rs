@@ -47,7 +47,7 @@ impl Layout {
     pub(crate) fn prepare(&self) -> Result<(), Failure> {
         let dir = &self.data_dir;
         for sub in ["", "run", "plane", "drill"] {
-            let path = dir.join(sub);
+            let path = if sub.is_empty() { dir.clone() } else { dir.join(sub) };
             holdfast_host::files::create_dir(&path).map_err(|source| {
                 Failure::new("HF0304", format!("cannot make the data directory {}", path.display()))
                     .because(source)

@@ -1,6 +1,7 @@
 //! Colour, width and one-line progress, only where there is a terminal to show them.
 
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// Columns assumed when nobody says.
@@ -53,22 +54,57 @@ impl Style {
     }
 }
 
-/// <https://no-color.org>, and no escape codes into a pipe.
+/// <https://no-color.org>, <https://bixense.com/clicolors>, and no escape codes into a pipe unasked.
 fn colour_allowed(terminal: bool) -> bool {
-    terminal
-        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
-        && std::env::var_os("TERM").is_none_or(|t| t != "dumb")
+    let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0");
+    if std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) {
+        return false;
+    }
+    set("CLICOLOR_FORCE") || (terminal && std::env::var_os("TERM").is_none_or(|t| t != "dumb"))
 }
 
 pub(crate) fn width() -> usize {
-    if !std::io::stdout().is_terminal() {
+    columns(&std::io::stdout())
+}
+
+pub(crate) fn width_of_stderr() -> usize {
+    columns(&std::io::stderr())
+}
+
+fn columns(stream: &(impl IsTerminal + AsFd)) -> usize {
+    if !stream.is_terminal() {
         // Whoever reads a pipe wants all of it.
         return usize::MAX;
     }
-    rustix::termios::tcgetwinsize(std::io::stdout()).map_or(WIDTH, |size| match size.ws_col {
+    rustix::termios::tcgetwinsize(stream).map_or(WIDTH, |size| match size.ws_col {
         0 => WIDTH,
         columns => usize::from(columns),
     })
+}
+
+/// Breaks a text at spaces: its first line begins in column `first`, the others are indented by `indent`.
+pub(crate) fn wrap(text: &str, first: usize, indent: usize, width: usize) -> String {
+    let mut out = String::new();
+    let mut used = first;
+    for (n, word) in text.split(' ').enumerate() {
+        let length = word.chars().count();
+        if n > 0 && used + 1 + length > width {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            used = indent;
+        } else if n > 0 {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += length;
+    }
+    out
+}
+
+/// `1 instance`, `2 instances`.
+pub(crate) fn plural(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
 /// A line on stderr that is written over while something takes longer than a person likes to wait.
@@ -87,7 +123,7 @@ impl Progress {
         if !self.live || text == self.last {
             return;
         }
-        let room = width().saturating_sub(1);
+        let room = width_of_stderr().saturating_sub(1);
         let cut: String = text.chars().take(room).collect();
         let _ = write!(std::io::stderr(), "\r\x1b[2K{cut}");
         self.last = text.to_owned();
@@ -189,6 +225,13 @@ mod tests {
         for (ms, want) in cases {
             assert_eq!(human(Duration::from_millis(ms)), want);
         }
+    }
+
+    #[test]
+    fn long_texts_are_broken_at_spaces() {
+        assert_eq!(wrap("one two three", 4, 2, 12), "one two\n  three");
+        assert_eq!(wrap("one", 4, 2, 5), "one");
+        assert_eq!(wrap("one two", 4, 2, usize::MAX), "one two");
     }
 
     #[test]

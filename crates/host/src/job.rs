@@ -67,7 +67,7 @@ impl Outcome {
         self.code == Some(0) && !self.timed_out
     }
 
-    /// `exit code 3`, `killed by signal 9`, …
+    /// `exit code 3`, `killed by SIGKILL`, …
     pub fn text(&self) -> String {
         let exit = Exit { code: self.code, signal: self.signal, timed_out: self.timed_out, ..Exit::default() };
         exit.to_string()

@@ -179,6 +179,28 @@ pub fn ticks(count: u64) -> Duration {
     Duration::from_millis(count * 1000 / per_second)
 }
 
+/// `SIGKILL` for 9.
+pub fn signal_name(signal: i32) -> String {
+    let known = [
+        (1, "HUP"),
+        (2, "INT"),
+        (3, "QUIT"),
+        (4, "ILL"),
+        (6, "ABRT"),
+        (7, "BUS"),
+        (8, "FPE"),
+        (9, "KILL"),
+        (11, "SEGV"),
+        (13, "PIPE"),
+        (14, "ALRM"),
+        (15, "TERM"),
+    ];
+    known
+        .iter()
+        .find(|(n, _)| *n == signal)
+        .map_or_else(|| format!("signal {signal}"), |(_, name)| format!("SIG{name}"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;

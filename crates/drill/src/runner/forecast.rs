@@ -1,13 +1,14 @@
 //! What a dry run says.
 
 use holdfast_config::Fault;
+use holdfast_policy::InstanceId;
 use holdfast_policy::drill::Refusal;
 
 use crate::aim::{Aim, Blow};
 use crate::report::Forecast;
 use crate::spec::Spec;
 use crate::strike::CRASHES;
-use crate::system::Status;
+use crate::system::{PlaneFaultKind, Status};
 
 pub(super) fn forecast(spec: &Spec, aim: &Aim, status: &Status, reasons: &[Refusal]) -> Forecast {
     let hold = spec.drill.hold.as_secs_f64();
@@ -35,8 +36,20 @@ fn hits(aim: &Aim, hold: f64) -> Vec<String> {
         Blow::Burn { addr, path } => vec![format!("GET http://{addr}{path} for {hold} s")],
         Blow::Spoil { controls, instance, kind } => controls
             .iter()
-            .map(|control| format!("{kind:?} on answers of {instance} for {hold} s, in {}", control.display()))
+            .map(|control| {
+                let plane = control.file_name().unwrap_or(control.as_os_str()).to_string_lossy();
+                format!("{} for {hold} s, in {plane}", spoilt(*kind, instance))
+            })
             .collect(),
+    }
+}
+
+fn spoilt(kind: PlaneFaultKind, instance: &InstanceId) -> String {
+    match kind {
+        PlaneFaultKind::Latency(late) => format!("answers of {instance} come {} ms later", late.as_millis()),
+        PlaneFaultKind::Errors(status) => format!("{status} in place of the answers of {instance}"),
+        PlaneFaultKind::Reset => format!("connections to {instance} are reset"),
+        PlaneFaultKind::NoAnswer => format!("requests to {instance} are taken and not answered"),
     }
 }
 
@@ -49,7 +62,7 @@ fn expected(fault: Fault) -> &'static str {
         Fault::Latency => "requests prefer the others",
         Fault::Errors => "it is ejected after the declared number of errors; those reach clients unless retried",
         Fault::Reset => "GETs are sent again to another; it is ejected",
-        Fault::NoAnswer => "GETs without an answer are sent once more to another",
+        Fault::NoAnswer => "those that it has wait for the first-byte limit; the more wait, the fewer follow",
         Fault::DependencyStall => "readiness fails, nothing is restarted, all returns by itself",
         Fault::BalancerKill => "the other balancer process serves; requests in flight on this one are lost",
         Fault::BalancerHang => "new connections go to the other balancer process",

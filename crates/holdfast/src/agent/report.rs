@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_balancer::shared::Counters;
 use holdfast_config::{Balancer, Check, Config};
+use holdfast_host::process::signal_name;
 use holdfast_host::{clock, process};
 use holdfast_observe::incident::Record;
 use holdfast_observe::journal::IncidentQuery as Asked;
@@ -17,7 +18,6 @@ use holdfast_policy::{InstanceId, Timestamp};
 use holdfast_services::supervisor::{EndpointState, Entry, Exit, InstanceStatus, ServiceStatus};
 
 use super::core::{Core, no_such};
-use super::story::signal_name;
 use crate::api::{self, IncidentQuery, SystemBalancer, SystemInstance, SystemPlane, SystemService, Why, WhyEntry};
 use crate::failure::Failure;
 use crate::layout::PLANES;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use holdfast_host::process::signal_name;
 use holdfast_host::{clock, shim};
 use holdfast_observe::incident::STAGE;
 use holdfast_observe::journal::IncidentQuery;
@@ -57,25 +58,4 @@ fn tell(core: &Core, boot_ns: u64, stage: &str, from: &str, to: &str, reason: &s
     event.boot_ns = boot_ns;
     event.wall_ms = event.wall_ms.saturating_sub(age_ms);
     core.journal.append(event.with(STAGE, stage).with("life", &core.life));
-}
-
-pub(super) fn signal_name(signal: i32) -> String {
-    let known = [
-        (1, "HUP"),
-        (2, "INT"),
-        (3, "QUIT"),
-        (4, "ILL"),
-        (6, "ABRT"),
-        (7, "BUS"),
-        (8, "FPE"),
-        (9, "KILL"),
-        (11, "SEGV"),
-        (13, "PIPE"),
-        (14, "ALRM"),
-        (15, "TERM"),
-    ];
-    known
-        .iter()
-        .find(|(n, _)| *n == signal)
-        .map_or_else(|| format!("signal {signal}"), |(_, name)| format!("SIG{name}"))
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Common, print_json, print_text};
 use crate::failure::{Exit, Failure};
-use crate::terminal::{Style, width};
+use crate::terminal::{Style, plural, width, width_of_stderr};
 
 /// Wider snippets are harder to read than wrapped ones.
 const WIDTH_MAX: usize = 100;
@@ -28,8 +28,8 @@ pub(super) fn run(common: &Common, strict: bool) -> Result<Exit, Failure> {
     if common.json {
         print_json(&json!({ "ok": errors == 0, "diagnostics": holdfast_config::to_json(&diagnostics, &source) }))?;
     } else {
-        print_text(&render(&diagnostics, &source, Style::stdout()));
-        print_text(&summary(common, config.as_ref(), errors, warnings, count(&diagnostics, Severity::Advice)));
+        print_text(&render(&diagnostics, &source, Style::stdout(), width()));
+        print_text(&summary(common, config.as_ref(), &diagnostics));
     }
     Ok(if errors > 0 || (strict && warnings > 0) { Exit::Failed } else { Exit::Ok })
 }
@@ -48,11 +48,11 @@ pub(super) fn load(common: &Common) -> Result<Readable, Failure> {
         Err(failed) => {
             let errors: Vec<Diagnostic> = failed.diagnostics.into_iter().filter(Diagnostic::is_error).collect();
             if !common.json {
-                eprint!("{}", render(&errors, &failed.source, Style::stderr()));
+                eprint!("{}", render(&errors, &failed.source, Style::stderr(), width_of_stderr()));
             }
             let mut failure = Failure::new(
                 errors.first().map_or("HF0101", |e| e.code),
-                format!("{} has {} errors; nothing was changed", common.file.display(), errors.len()),
+                format!("{} has {}; nothing was changed", common.file.display(), plural(errors.len(), "error")),
             );
             for error in &errors {
                 failure = failure.because(format!("{}: {}", error.code, error.message));
@@ -63,23 +63,26 @@ pub(super) fn load(common: &Common) -> Result<Readable, Failure> {
     }
 }
 
-fn render(diagnostics: &[Diagnostic], source: &Source, style: Style) -> String {
-    holdfast_config::render(diagnostics, source, style.is_colored(), width().min(WIDTH_MAX))
+fn render(diagnostics: &[Diagnostic], source: &Source, style: Style, width: usize) -> String {
+    holdfast_config::render(diagnostics, source, style.is_colored(), width.min(WIDTH_MAX))
 }
 
 fn count(diagnostics: &[Diagnostic], severity: Severity) -> usize {
     diagnostics.iter().filter(|d| d.severity == severity).count()
 }
 
-fn summary(common: &Common, config: Option<&Config>, errors: usize, warnings: usize, advice: usize) -> String {
+fn summary(common: &Common, config: Option<&Config>, diagnostics: &[Diagnostic]) -> String {
     let file = common.file.display();
+    let found = holdfast_config::summary(diagnostics);
     match config {
-        None => format!("{file}: {errors} errors, {warnings} warnings\n"),
+        None => format!("\n{file}: {found}\n"),
         Some(config) => format!(
-            "{file}: ok, {} services, {} balancers, {} drills; {warnings} warnings, {advice} advice\n",
-            config.services.len(),
-            config.balancers.len(),
-            config.drills.len(),
+            "{}{file}: ok, {}, {}, {}{}{found}\n",
+            if found.is_empty() { "" } else { "\n" },
+            plural(config.services.len(), "service"),
+            plural(config.balancers.len(), "balancer"),
+            plural(config.drills.len(), "drill"),
+            if found.is_empty() { "" } else { "; " },
         ),
     }
 }

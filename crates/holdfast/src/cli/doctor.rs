@@ -9,7 +9,7 @@ use super::{Common, print_json, print_text};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
-use crate::terminal::Style;
+use crate::terminal::{Style, width, wrap};
 
 /// Above this, a restart waits noticeably for its exit record.
 const FSYNC_SLOW: Duration = Duration::from_millis(50);
@@ -68,7 +68,7 @@ pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
     if common.json {
         print_json(&serde_json::json!({ "findings": findings }))?;
     } else {
-        print_text(&render(&findings, Style::stdout()));
+        print_text(&render(&findings, Style::stdout(), width()));
     }
     Ok(match worst {
         Verdict::Good => Exit::Ok,
@@ -77,7 +77,10 @@ pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
     })
 }
 
-fn render(findings: &[Finding], style: Style) -> String {
+/// Where evidence begins: behind the verdict and the name.
+const COLUMN: usize = 21;
+
+fn render(findings: &[Finding], style: Style, width: usize) -> String {
     let mut text = String::new();
     for finding in findings {
         let verdict = match finding.verdict {
@@ -85,9 +88,11 @@ fn render(findings: &[Finding], style: Style) -> String {
             Verdict::Warning => style.yellow("warning"),
             Verdict::Bad => style.red("bad    "),
         };
-        text.push_str(&format!("{verdict}  {:<16} {}\n", finding.id, finding.evidence));
+        let evidence = wrap(&finding.evidence, COLUMN, COLUMN, width);
+        text.push_str(&format!("{verdict}  {:<11} {evidence}\n", finding.id));
         if let Some(fix) = &finding.fix {
-            text.push_str(&format!("{:<27}{} {fix}\n", "", style.cyan("fix:")));
+            let fix = wrap(fix, COLUMN + 5, COLUMN + 5, width);
+            text.push_str(&format!("{:COLUMN$}{} {fix}\n", "", style.cyan("fix:")));
         }
     }
     text
@@ -108,6 +113,9 @@ async fn agent(layout: &Layout) -> Finding {
 }
 
 fn file(common: &Common) -> Finding {
+    if let Err(error) = std::fs::metadata(&common.file) {
+        return Finding::bad("file", format!("{}: {error}", common.file.display()), "name it: -f FILE");
+    }
     match holdfast_config::Config::load(&common.file) {
         Ok(loaded) if loaded.warnings.iter().any(|d| d.severity == holdfast_config::Severity::Warning) => {
             Finding::warning("file", format!("{} has warnings", common.file.display()), "holdfast check")
@@ -121,7 +129,10 @@ fn data_dir(layout: &Layout) -> Finding {
     use std::os::unix::fs::PermissionsExt;
     let dir = &layout.data_dir;
     match std::fs::metadata(dir) {
-        Err(error) => Finding::warning("data-dir", format!("{}: {error}", dir.display()), "holdfast up -d makes it"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Finding::warning("data-dir", format!("{} is not there yet", dir.display()), "holdfast up -d makes it")
+        }
+        Err(error) => Finding::bad("data-dir", format!("{}: {error}", dir.display()), "choose another: --data-dir DIR"),
         Ok(meta) if meta.permissions().mode() & 0o077 != 0 => Finding::warning(
             "data-dir",
             format!("{} can be read by others", dir.display()),

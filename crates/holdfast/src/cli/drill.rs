@@ -142,9 +142,8 @@ fn list(common: &Common, options: &Options, names: &[String]) -> Result<Exit, Fa
         print_json(&serde_json::json!({ "names": names }))?;
     } else {
         let mut text = names.join("\n");
-        text.push_str(
-            "\n\nrun one: holdfast drill NAME; all of the file: holdfast drill --all; look first: --dry-run\n",
-        );
+        text.push_str("\n\nholdfast drill NAME runs one, holdfast drill --all runs them all;\n");
+        text.push_str("with --dry-run they say what they would do, and do nothing\n");
         print_text(&text);
     }
     Ok(if options.list { Exit::Ok } else { Exit::Usage })

@@ -50,6 +50,7 @@ fn list(found: &[Incident], style: Style, width: usize) -> String {
     }
     // When it was decided is in the story of each one: 80 columns hold the cause instead.
     let names = ["ID", "WHEN (UTC)", "SUBJECT", "ACTED", "READY", "FAILED", "CAUSE"];
+    let today = holdfast_host::clock::wall_ms();
     let mut rows = vec![names.iter().map(|n| style.dim(n)).collect::<Vec<_>>()];
     for incident in found {
         let ready = match incident.outcome.as_str() {
@@ -59,7 +60,7 @@ fn list(found: &[Incident], style: Style, width: usize) -> String {
         };
         rows.push(vec![
             incident.id.clone(),
-            when(incident.wall_ms)[5..].to_owned(),
+            short(incident.wall_ms, today),
             incident.subject.clone(),
             after(incident.detected_boot_ns, incident.acted_boot_ns),
             ready,
@@ -94,7 +95,7 @@ fn show(common: &Common, incident: &Incident, story: Option<&Why>) -> Result<Exi
     }
     print_text(&text);
     if let Some(story) = story {
-        print_text(&format!("\n{}", super::why::render(story, style)));
+        print_text(&format!("\n{}", super::why::render(story, style, width())));
     }
     Ok(Exit::Ok)
 }
@@ -103,7 +104,25 @@ fn after(from: u64, at: Option<u64>) -> String {
     at.map_or_else(|| "-".into(), |at| format!("+{}", human(Duration::from_nanos(at.saturating_sub(from)))))
 }
 
+/// The time of today, the date and the minute of any other day.
+fn short(wall_ms: u64, today: u64) -> String {
+    let (then, today) = (when(wall_ms), when(today));
+    if then[..10] == today[..10] { then[11..].to_owned() } else { then[5..16].to_owned() }
+}
+
 fn when(wall_ms: u64) -> String {
     let stamp = holdfast_host::clock::utc_text(wall_ms);
     String::from_utf8_lossy(&stamp[..19]).replace('T', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn today_needs_no_date() {
+        let day = 24 * 3600 * 1000;
+        assert_eq!(short(20_000 * day + 3_661_000, 20_000 * day), "01:01:01");
+        assert_eq!(short(19_999 * day + 3_661_000, 20_000 * day), "10-03 01:01");
+    }
 }

@@ -27,9 +27,16 @@ pub(super) async fn pause(
     reason: String,
 ) -> Result<Exit, Failure> {
     let for_ms = u64::try_from(duration(how_long)?.as_millis()).unwrap_or(u64::MAX);
-    let who = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".into());
+    let who = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| own_name());
     let done: Done = common.client()?.post("/v1/pause", &Pause { name, for_ms, reason, who }).await?;
     say(common, &done)
+}
+
+/// Services and containers have no `USER`.
+fn own_name() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    let account = holdfast_host::user::resolve(&uid.to_string(), None, None).ok();
+    account.and_then(|account| account.name).unwrap_or_else(|| format!("uid {uid}"))
 }
 
 pub(super) async fn resume(common: &Common, name: Option<String>) -> Result<Exit, Failure> {

@@ -1,5 +1,6 @@
 //! `holdfast status`: one screen, worst first, with the command to go on with.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use holdfast_observe::availability::Window;
@@ -7,7 +8,7 @@ use holdfast_observe::status::{Balancer, Instance, Pause, Service, State, Status
 
 use super::{Common, print_json, print_text};
 use crate::failure::{Exit, Failure};
-use crate::terminal::{Style, human, table, width};
+use crate::terminal::{Style, human, plural, table, width};
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Home, and clear what was below.
@@ -15,13 +16,19 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 
 pub(super) async fn run(common: &Common, watch: bool) -> Result<Exit, Failure> {
     let client = common.client()?;
+    let mut first = true;
     loop {
         let status: Status = client.get("/v1/status").await?;
         if common.json {
             print_json(&status)?;
         } else {
-            let clear = if watch { CLEAR } else { "" };
-            print_text(&format!("{clear}{}", render(&status, Style::stdout(), width())));
+            let before = match (watch, std::io::stdout().is_terminal()) {
+                (true, true) => CLEAR,
+                (true, false) if !first => "\n",
+                _ => "",
+            };
+            print_text(&format!("{before}{}", render(&status, Style::stdout(), width())));
+            first = false;
         }
         if !watch {
             return Ok(verdict(&status));
@@ -84,12 +91,12 @@ fn headline(status: &Status, style: Style) -> String {
     };
     let incidents = match status.incidents_open {
         0 => String::new(),
-        1 => "  1 open incident".into(),
-        n => format!("  {n} open incidents"),
+        n => format!("; {}", plural(usize::try_from(n).unwrap_or(usize::MAX), "open incident")),
     };
     format!(
-        "{state}  {ready} of {desired} instances ready, {} balancers, revision {}, agent up {}{incidents}\n",
-        status.balancers.len(),
+        "{state}: {ready} of {}, {}; revision {}, up {}{incidents}\n",
+        plural(desired as usize, "instance"),
+        plural(status.balancers.len(), "balancer"),
         status.agent.revision,
         human(Duration::from_millis(status.agent.uptime_ms)),
     )
@@ -183,7 +190,7 @@ fn endpoints(balancer: &Balancer) -> String {
 fn percent(window: &Window, style: Style) -> String {
     let Some(ratio) = window.ratio else { return "-".into() };
     // Rounded down: 99.99 must not be shown for less.
-    let text = format!("{:.2}%", (ratio * 10_000.0).floor() / 100.0);
+    let text = if ratio >= 1.0 { "100%".into() } else { format!("{:.2}%", (ratio * 10_000.0).floor() / 100.0) };
     match window.target {
         Some(target) if ratio < target => style.red(&text),
         _ => text,

@@ -15,7 +15,7 @@ use crate::api::{Applied, Apply};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
-use crate::terminal::{Progress, Style};
+use crate::terminal::{Progress, Style, human, plural};
 
 /// Names of things somebody waits for.
 pub(super) type Waited = Vec<String>;
@@ -126,32 +126,31 @@ fn report(
     }
     if waiting.is_empty() {
         if !common.json {
-            let instances: usize = status.services.values().map(|s| s.instances.len()).sum();
-            print_text(&format!(
-                "ready: {} services, {instances} instances, {} balancers (revision {}, {})\n",
-                status.services.len(),
-                status.balancers.len(),
-                applied.revision,
-                crate::terminal::human(took)
-            ));
+            print_text(&all_ready(status, &applied, took));
         }
         return Ok(Exit::Ok);
     }
     let first = &waiting[0].name;
-    let mut failure = Failure::new(
-        "HF0310",
-        format!("{} not ready after {}", plural(waiting.len(), "instance"), crate::terminal::human(took)),
-    )
-    .hint(format!("holdfast why {first}; holdfast logs {first}; what was begun goes on"))
-    .exit(Exit::Unhealthy);
+    let mut failure =
+        Failure::new("HF0310", format!("{} not ready after {}", plural(waiting.len(), "instance"), human(took)))
+            .hint(format!("holdfast why {first}; holdfast logs {first}; what was begun goes on"))
+            .exit(Exit::Unhealthy);
     for one in waiting {
         failure = failure.because(format!("{}: {}", one.name, one.why));
     }
     Err(failure)
 }
 
-fn plural(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+fn all_ready(status: &Status, applied: &Applied, took: Duration) -> String {
+    let instances: usize = status.services.values().map(|s| s.instances.len()).sum();
+    format!(
+        "ready: {}, {}, {} (revision {}, {})\n",
+        plural(status.services.len(), "service"),
+        plural(instances, "instance"),
+        plural(status.balancers.len(), "balancer"),
+        applied.revision,
+        human(took)
+    )
 }
 
 #[derive(Debug)]
@@ -207,6 +206,7 @@ async fn follow(common: &Common, layout: &Layout, applied: Applied, mut stop: In
     let client = Client::new(layout);
     let mut shown = Shown::default();
     let mut quiet_since: Option<Instant> = None;
+    let (began, mut was_ready) = (Instant::now(), false);
     loop {
         tokio::select! {
             why = stop.next() => return finish(common, layout, why).await,
@@ -216,6 +216,10 @@ async fn follow(common: &Common, layout: &Layout, applied: Applied, mut stop: In
             Ok(status) => {
                 quiet_since = None;
                 print_text(&shown.changes(&status, style));
+                if !was_ready && not_ready(&status).is_empty() {
+                    was_ready = true;
+                    print_text(&all_ready(&status, &applied, began.elapsed()));
+                }
             }
             Err(_) if down::nothing_runs(layout) => {
                 print_text("everything was stopped from elsewhere\n");

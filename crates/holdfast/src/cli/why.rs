@@ -3,20 +3,21 @@
 use super::{Common, print_json, print_text};
 use crate::api::{Why, WhyEntry};
 use crate::failure::{Exit, Failure};
-use crate::terminal::Style;
+use crate::terminal::{Style, width, wrap};
 
 pub(super) async fn run(common: &Common, name: &str) -> Result<Exit, Failure> {
     let why: Why = common.client()?.get(&format!("/v1/why/{name}")).await?;
     if common.json {
         print_json(&why)?;
     } else {
-        print_text(&render(&why, Style::stdout()));
+        print_text(&render(&why, Style::stdout(), width()));
     }
     Ok(Exit::Ok)
 }
 
-pub(super) fn render(why: &Why, style: Style) -> String {
-    let mut text = format!("{}  {}\n", style.bold(&why.subject), why.now);
+pub(super) fn render(why: &Why, style: Style, width: usize) -> String {
+    let now = wrap(&why.now, why.subject.len() + 2, 2, width);
+    let mut text = format!("{}  {now}\n", style.bold(&why.subject));
     let mut day = String::new();
     for entry in &why.entries {
         let stamp = holdfast_host::clock::utc_text(entry.wall_ms);
@@ -26,7 +27,7 @@ pub(super) fn render(why: &Why, style: Style) -> String {
             text.push_str(&format!("\n{}\n", style.dim(&format!("{date} (UTC)"))));
             day = date.to_owned();
         }
-        text.push_str(&line(entry, time.trim_end_matches('Z'), &why.subject, style));
+        text.push_str(&line(entry, time.trim_end_matches('Z'), &why.subject, style, width));
     }
     if why.entries.is_empty() {
         text.push_str("nothing has happened to it since the agent knows it\n");
@@ -37,15 +38,20 @@ pub(super) fn render(why: &Why, style: Style) -> String {
     text
 }
 
-fn line(entry: &WhyEntry, time: &str, subject: &str, style: Style) -> String {
+/// Where the text of a line begins, behind the time.
+const COLUMN: usize = 16;
+
+fn line(entry: &WhyEntry, time: &str, subject: &str, style: Style, width: usize) -> String {
     let change = match (entry.from.as_str(), entry.to.as_str()) {
-        ("", "") => String::new(),
-        ("", to) => format!("{to}: "),
-        (from, to) if from == to => format!("{to}: "),
-        (from, to) => format!("{from} -> {to}: "),
+        ("", to) => to.to_owned(),
+        (from, to) if from == to => to.to_owned(),
+        (from, to) => format!("{from} -> {to}"),
     };
     let who = if entry.subject == subject { String::new() } else { format!("[{}] ", entry.subject) };
-    let mut text = format!("  {}  {who}{}{}\n", style.dim(time), style.bold(&change), entry.reason);
+    let colon = if change.is_empty() || entry.reason.is_empty() { "" } else { ": " };
+    let told = COLUMN + who.chars().count() + change.chars().count() + colon.len();
+    let reason = wrap(&entry.reason, told, COLUMN, width);
+    let mut text = format!("  {}  {who}{}{colon}{reason}\n", style.dim(time), style.bold(&change));
     let mut facts: Vec<String> = entry.inputs.iter().map(|(name, value)| format!("{name}={value}")).collect();
     if let Some(life) = &entry.incarnation {
         facts.push(format!("life={life}"));
@@ -54,7 +60,8 @@ fn line(entry: &WhyEntry, time: &str, subject: &str, style: Style) -> String {
         facts.push(format!("incident {phase}"));
     }
     if !facts.is_empty() {
-        text.push_str(&format!("  {:12}  {}\n", "", style.dim(&facts.join("  "))));
+        let facts = wrap(&facts.join("  "), COLUMN, COLUMN, width);
+        text.push_str(&format!("{:COLUMN$}{}\n", "", style.dim(&facts)));
     }
     text
 }

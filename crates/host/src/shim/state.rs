@@ -126,7 +126,7 @@ impl std::fmt::Display for Exit {
             _ if self.oom => f.write_str("killed: out of memory"),
             _ if self.timed_out => f.write_str("killed at its time limit"),
             (Some(code), _) => write!(f, "exit code {code}"),
-            (None, Some(signal)) => write!(f, "killed by signal {signal}"),
+            (None, Some(signal)) => write!(f, "killed by {}", crate::process::signal_name(signal)),
             (None, None) => f.write_str("ended, exit code unknown"),
         }
     }
