@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 /// A process for its whole life, within one boot: a process id alone is recycled.
@@ -177,6 +177,13 @@ pub fn ticks(count: u64) -> Duration {
     // SAFETY: asks the C library for a constant.
     let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100).max(1);
     Duration::from_millis(count * 1000 / per_second)
+}
+
+/// As the first process of a container this one inherits every orphan, and nobody else waits for them.
+pub fn reap_inherited() {
+    if std::process::id() == 1 {
+        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+    }
 }
 
 /// `SIGKILL` for 9.

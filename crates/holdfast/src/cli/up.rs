@@ -212,6 +212,7 @@ async fn follow(common: &Common, layout: &Layout, applied: Applied, mut stop: In
             why = stop.next() => return finish(common, layout, why).await,
             () = tokio::time::sleep(FOLLOW_EVERY) => {}
         }
+        holdfast_host::process::reap_inherited();
         match client.get::<Status>("/v1/status").await {
             Ok(status) => {
                 quiet_since = None;

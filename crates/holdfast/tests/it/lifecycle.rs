@@ -249,6 +249,50 @@ fn up_in_the_foreground_stops_everything_on_ctrl_c_but_not_when_its_terminal_is_
     assert_eq!(site.living(), [], "something was left behind");
 }
 
+#[test]
+fn up_as_the_first_process_of_a_container_leaves_no_zombies() {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        println!("skipped: only root can make a process namespace");
+        return;
+    }
+    let site = Site::new(&web(2, free_port()));
+    let binary = env!("CARGO_BIN_EXE_holdfast");
+    let mut container = std::process::Command::new("unshare")
+        .args(["--pid", "--fork", "--mount-proc", "--kill-child", binary, "up"])
+        .current_dir(site.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("unshare");
+    site.wait_ready("web-1");
+    let before = site.instance("web-1")["pid"].clone();
+    let of_web_1 = |text: &str| text.contains("__shim") && text.contains("run/web-1");
+    let shim = site.living().into_iter().find(|(_, text)| of_web_1(text)).expect("a shim of web-1").0;
+    kill(shim, "KILL");
+    site.wait_for("web-1 under another shim", || {
+        let now = site.instance("web-1");
+        now["state"] == "ready" && now["pid"] != before
+    });
+    let up = children(container.id()).first().expect("the container's first process").0;
+    site.wait_for("no zombies", || children(up).iter().all(|(_, state)| *state != 'Z'));
+    kill(up, "TERM");
+    assert_eq!(container.wait().expect("it ends").code(), Some(0));
+    assert_eq!(site.living(), [], "something was left behind");
+}
+
+/// Pid and state of every child.
+fn children(parent: u32) -> Vec<(u32, char)> {
+    let stat = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let rest = stat.rsplit(") ").next()?.to_owned();
+        let mut fields = rest.split(' ');
+        Some((fields.next()?.chars().next()?, fields.next()?.parse::<u32>().ok()?))
+    };
+    let pids = std::fs::read_dir("/proc").expect("proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| stat(pid).filter(|(_, ppid)| *ppid == parent).map(|(state, _)| (pid, state))).collect()
+}
+
 fn pids(site: &Site) -> BTreeSet<u64> {
     instances(&site.status()).iter().filter_map(|i| i["pid"].as_u64()).collect()
 }
