@@ -176,7 +176,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Check { strict } => check::run(&common, strict),
         Command::Explain { code } => explain::run(&code),
-        Command::Logs(options) => logs::run(&common, &options),
+        Command::Logs(options) => logs::run(&common, options),
         Command::Agent => crate::agent::main(&common.layout()?),
         Command::Balancer => crate::agent::plane::main(&common.layout()?),
         Command::Guard { dir } => drill::guard(&dir),

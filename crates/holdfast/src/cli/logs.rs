@@ -27,9 +27,14 @@ pub(super) struct Options {
     /// Services or instances; all when left out
     names: Vec<String>,
     /// Go on printing what comes
-    #[arg(short, long)]
+    #[arg(long)]
     follow: bool,
-    /// The configuration file (-f is --follow here)
+    /// Follow; or the configuration file, if FILE has a `.` or a `/` in it, as no name has
+    // Never missing where a name follows: `-f web` gives this value `web`, and `settled` tells it from a file.
+    #[arg(id = "f", short = 'f', value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
+    #[arg(action = clap::ArgAction::Append)]
+    short: Vec<String>,
+    /// The configuration file [default: holdfast.toml]
     // The same id as the global one, which therefore does not come down to this command with its short name.
     #[arg(id = "file", long = "file", value_name = "FILE")]
     file: Option<PathBuf>,
@@ -38,8 +43,32 @@ pub(super) struct Options {
     lines: usize,
 }
 
-pub(super) fn run(common: &Common, options: &Options) -> Result<Exit, Failure> {
+impl Options {
+    /// `-f` follows; a value it took is a file if it cannot be a name, and else the first of the names.
+    fn settled(mut self) -> Options {
+        for value in std::mem::take(&mut self.short) {
+            if is_file(&value) {
+                self.file = Some(value.into());
+                continue;
+            }
+            self.follow = true;
+            self.names.extend(Some(value).filter(|name| !name.is_empty()));
+        }
+        self
+    }
+}
+
+/// Names of services and instances hold small letters, digits, `-` and, inside holdfast, `_`.
+fn is_file(value: &str) -> bool {
+    value.contains(['.', '/'])
+}
+
+pub(super) fn run(common: &Common, options: Options) -> Result<Exit, Failure> {
+    let options = options.settled();
     let common = common.with_file(options.file.as_ref());
+    if let Some(file) = options.names.iter().find(|name| is_file(name)) {
+        return Err(no_name(file));
+    }
     let run_dir = common.layout()?.data_dir.join("run");
     let mut tails = BTreeMap::new();
     let found = adopt_new(&run_dir, &options.names, &mut tails, Some(options.lines))?;
@@ -56,9 +85,20 @@ pub(super) fn run(common: &Common, options: &Options) -> Result<Exit, Failure> {
     }
 }
 
+fn no_name(file: &str) -> Failure {
+    Failure::new("HF0704", format!("`{file}` is neither a service nor an instance"))
+        .because("names hold small letters, digits and `-`; this looks like a file")
+        .hint(format!("holdfast logs -f {file}; with --follow to go on printing what comes"))
+        .exit(Exit::Usage)
+}
+
 fn nothing(run_dir: &Path, names: &[String]) -> Failure {
-    let wanted = if names.is_empty() { "any instance".to_owned() } else { names.join(", ") };
-    Failure::new("HF0704", format!("no log of {wanted} under {}", run_dir.display()))
+    let dir = run_dir.display();
+    if names.is_empty() {
+        return Failure::new("HF0704", format!("nothing has run from {dir}"))
+            .hint("start it: holdfast up -d; or name its file or directory: -f FILE, --data-dir DIR");
+    }
+    Failure::new("HF0704", format!("no log of {} under {dir}", names.join(", ")))
         .hint("names are services (web) or instances (web-2): holdfast status")
 }
 
@@ -190,6 +230,30 @@ mod tests {
         std::fs::rename(&path, dir.path().join("1")).unwrap();
         std::fs::write(&path, "5 new\n").unwrap();
         assert_eq!(tail.new_lines(), ["4 half done", "5 new"]);
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn a_value_of_f_is_a_file_if_it_cannot_be_a_name() {
+        let read = |line: &str| {
+            let parsed =
+                <Line as clap::Parser>::try_parse_from(line.split(' ')).expect("a good line").options.settled();
+            (parsed.follow, parsed.names.join("+"), parsed.file.map(|file| file.display().to_string()))
+        };
+        let file = |name: &str| Some(name.to_owned());
+        assert_eq!(read("logs -f"), (true, String::new(), None));
+        assert_eq!(read("logs -f web"), (true, "web".into(), None));
+        assert_eq!(read("logs web -f"), (true, "web".into(), None));
+        assert_eq!(read("logs api -f web-2"), (true, "api+web-2".into(), None));
+        assert_eq!(read("logs -f shop.toml web"), (false, "web".into(), file("shop.toml")));
+        assert_eq!(read("logs -f -f ./shop"), (true, String::new(), file("./shop")));
+        assert_eq!(read("logs --file shop -f"), (true, String::new(), file("shop")));
+        assert_eq!(read("logs -f _agent"), (true, "_agent".into(), None));
     }
 
     #[test]
