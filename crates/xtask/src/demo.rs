@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: the shop, started from nothing, under traffic, drilled, shown, and stopped in order.
 
 use std::fs;
+use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -78,19 +79,21 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
 
 fn show(shop: &Shop, options: &Options, stop: &Arc<AtomicBool>) -> Result<()> {
     println!("starting the shop in {}", shop.dir.display());
-    process::run(shop.holdfast(&["up", "-d"]), UP_LIMIT, stop)?;
+    let (started, up) = shop.show(&["up", "-d"], UP_LIMIT, stop);
+    started?;
     let traffic = Traffic::start(shop.ports[0]);
     process::run(shop.holdfast(&["status"]), DOWN_LIMIT, stop)?;
     println!(
         "\n{} requests a second from now on; breaking things on purpose",
         TRAFFIC.iter().map(|(_, _, rate)| rate).sum::<u64>()
     );
-    let (drilled, table) = shop.drill(stop);
+    let (drilled, table) = shop.show(&["drill", "--all"], DRILLS_LIMIT, stop);
     if let Some(file) = &options.picture {
-        let status = shop.holdfast(&["status"]).output().context("cannot run holdfast status")?;
-        let text =
-            format!("$ holdfast status\n{}\n$ holdfast drill --all\n{table}", String::from_utf8_lossy(&status.stdout));
-        fs::write(file, picture::svg(&text)).with_context(|| format!("cannot write {}", file.display()))?;
+        println!();
+        let (_, status) = shop.show(&["status"], DOWN_LIMIT, stop);
+        let text = format!("$ holdfast up -d\n{up}\n$ holdfast drill --all\n{table}\n$ holdfast status\n{status}");
+        fs::write(file, picture::svg("holdfast keeps a small shop up", &text))
+            .with_context(|| format!("cannot write {}", file.display()))?;
     }
     if !options.once && !stop.load(Ordering::Relaxed) {
         println!("\nthe shop is at http://127.0.0.1:{}/ until Ctrl-C; try, in another terminal:\n", shop.ports[0]);
@@ -146,16 +149,17 @@ impl Shop {
         format!("{} {}", self.binary.display(), self.arguments(arguments).join(" "))
     }
 
-    /// The table goes to the terminal and into a text; progress stays on stderr.
-    fn drill(&self, stop: &AtomicBool) -> (Result<()>, String) {
-        let mut table = String::new();
-        let mut command = self.holdfast(&["drill", "--all"]);
-        command.stdout(Stdio::piped());
-        let drilled = process::run_reading(command, DRILLS_LIMIT, stop, |line| {
-            println!("{line}");
-            table += &format!("{line}\n");
+    /// What it prints goes to our stdout and, with its colours, into a text; progress stays on stderr.
+    fn show(&self, arguments: &[&str], limit: Duration, stop: &AtomicBool) -> (Result<()>, String) {
+        let colours = std::io::stdout().is_terminal();
+        let mut text = String::new();
+        let mut command = self.holdfast(arguments);
+        command.stdout(Stdio::piped()).env("CLICOLOR_FORCE", "1");
+        let done = process::run_reading(command, limit, stop, |line| {
+            println!("{}", if colours { line.to_owned() } else { picture::plain(line) });
+            text += &format!("{line}\n");
         });
-        (drilled, table)
+        (done, text)
     }
 
     fn watch(&self, stop: &AtomicBool) -> Result<()> {
