@@ -45,6 +45,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
     }
     rules::function_lengths(root, &sources, &mut findings)?;
     rules::error_codes(root, &sources, &mut findings)?;
+    pages::tests_named(root, &sources, &mut findings)?;
     findings.sort_by(|a, b| a.at.cmp(&b.at));
     Ok(findings)
 }

@@ -1,4 +1,5 @@
-//! Rules about the documents: links lead somewhere, and every page is linked from another.
+//! Rules about the documents: links lead somewhere, every page is linked from another, and tests that a page names
+//! exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,9 +8,12 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::Finding;
+use super::source::Source;
 
 /// Pages that are reached by name, not by link.
 const UNLINKED: &[&str] = &["docs/errors/", "CHANGELOG.md", "SECURITY.md", "README.md"];
+
+const PROMISES: &str = "docs/guarantees.md";
 
 pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
     let pages = pages(root)?;
@@ -33,6 +37,33 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
         }
     }
     Ok(findings)
+}
+
+/// What a promise is shown by must be there: `module::name` in the page of promises is a test.
+pub(crate) fn tests_named(root: &Path, sources: &[Source], findings: &mut Vec<Finding>) -> Result<()> {
+    let text = fs::read_to_string(root.join(PROMISES)).with_context(|| format!("cannot read {PROMISES}"))?;
+    for (line, module, name) in names_of_tests(&text) {
+        let in_module =
+            |s: &&Source| s.path.ends_with(&format!("/{module}.rs")) || s.path.contains(&format!("/{module}/"));
+        if !sources.iter().filter(in_module).any(|s| s.functions.iter().any(|f| f.name == name)) {
+            let at = format!("{PROMISES}:{line}");
+            findings.push(Finding { at, says: format!("there is no test `{module}::{name}`") });
+        }
+    }
+    Ok(())
+}
+
+/// Every `module::name` between backticks, with its line.
+fn names_of_tests(text: &str) -> Vec<(usize, String, String)> {
+    let mut found = Vec::new();
+    for (n, line) in text.lines().enumerate() {
+        for quoted in line.split('`').skip(1).step_by(2).filter(|quoted| *quoted != "module::name") {
+            if let Some((module, name)) = quoted.split_once("::") {
+                found.push((n + 1, module.to_owned(), name.to_owned()));
+            }
+        }
+    }
+    found
 }
 
 /// Markdown files at the root, below `docs` and `examples`, relative to the root.
@@ -93,9 +124,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_are_found_and_resolved() {
+    fn links_and_names_of_tests_are_found() {
         let text = "see [a](../b.md#c) and [d](https://x.y/z)\n[e](#here)\n";
         assert_eq!(links(text), [(1, "../b.md".to_owned())]);
+        let named = names_of_tests("`a::b_c` and\n`d` or `module::name`, `e::f`\n");
+        let named: Vec<_> = named.iter().map(|(n, module, name)| (*n, module.as_str(), name.as_str())).collect();
+        assert_eq!(named, [(1, "a", "b_c"), (2, "e", "f")]);
         assert_eq!(resolve(Path::new("docs/how-to/x.md"), "../b.md"), Path::new("docs/b.md"));
     }
 }
