@@ -68,10 +68,11 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let shown = show(&shop, options, &stop);
     let stopped = shop.stop();
     let gone = shop.wait_gone();
-    if shown.is_ok() && stopped.is_ok() && gone.is_ok() {
+    let interrupted = shown.is_err() && stop.load(Ordering::Relaxed);
+    if (shown.is_ok() || interrupted) && stopped.is_ok() && gone.is_ok() {
         fs::remove_dir_all(&shop.dir).with_context(|| format!("cannot remove {}", shop.dir.display()))?;
         println!("\nstopped; nothing is left behind");
-        return Ok(());
+        return if interrupted { Err(anyhow::anyhow!("interrupted")) } else { Ok(()) };
     }
     println!("\nlogs and state are kept in {}", shop.dir.display());
     shown.and(stopped).and(gone)
