@@ -187,7 +187,8 @@ impl Bare {
 
     /// Runs a line in the root, in mount and process namespaces that end with it.
     fn run(&self, line: &str, stop: &Arc<AtomicBool>) -> Result<()> {
-        let enter = "mount -t proc proc \"$1/proc\" && mount --rbind /sys \"$1/sys\" && mount --rbind /dev \"$1/dev\" && exec chroot \"$1\" /bin/sh -c \"cd /src && $2\"";
+        // The root is a mount of its own, as a machine's is: making namespaces inside needs that.
+        let enter = "mount --bind \"$1\" \"$1\" && mount -t proc proc \"$1/proc\" && mount --rbind /sys \"$1/sys\" && mount --rbind /dev \"$1/dev\" && exec chroot \"$1\" /bin/sh -c \"cd /src && $2\"";
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", enter, "sh"])
