@@ -306,7 +306,8 @@ impl Summary {
     pub(crate) fn failed_as(&self) -> String {
         let statuses =
             self.tally.statuses.iter().filter(|(status, _)| **status >= 400).map(|(s, n)| (s.to_string(), *n));
-        let errors = self.tally.errors.iter().map(|(kind, n)| (kind.to_string(), *n));
+        let errors = self.tally.errors.iter().filter(|(kind, _)| !kind.starts_with("status "));
+        let errors = errors.map(|(kind, n)| (kind.to_string(), *n));
         let mut kinds: Vec<(String, u64)> = statuses.chain(errors).collect();
         kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         kinds.iter().map(|(kind, count)| format!("{kind} x {count}")).collect::<Vec<_>>().join(", ")
