@@ -62,7 +62,7 @@ fn expected(fault: Fault) -> &'static str {
         Fault::Latency => "requests prefer the others",
         Fault::Errors => "it is ejected after the declared number of errors; those reach clients unless retried",
         Fault::Reset => "GETs are sent again to another; it is ejected",
-        Fault::NoAnswer => "those that it has wait for the first-byte limit; the more wait, the fewer follow",
+        Fault::NoAnswer => "GETs without an answer are sent once more to another",
         Fault::DependencyStall => "readiness fails, nothing is restarted, all returns by itself",
         Fault::BalancerKill => "the other balancer process serves; requests in flight on this one are lost",
         Fault::BalancerHang => "new connections go to the other balancer process",
