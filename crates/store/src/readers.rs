@@ -46,8 +46,9 @@ impl Readers {
     }
 
     pub(crate) fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let slot = self.take()?;
+        // Not after the slot is taken: its age, by which it is ended, counts from before its connection is opened.
         let started = Instant::now();
+        let slot = self.take()?;
         let result = in_snapshot(slot.connection.as_ref().expect("held until the slot is dropped"), query);
         let limit_ms = self.age_max.as_millis() as u64;
         drop(slot);
