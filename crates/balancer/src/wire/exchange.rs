@@ -66,6 +66,13 @@ impl Unchosen {
 }
 
 impl Tries {
+    /// A place in the retry budget. The one that is held is given up first, so that a request never counts twice.
+    fn take_place(&mut self, route: &Route) -> bool {
+        self.place = None;
+        self.place = route.retry_place();
+        self.place.is_some()
+    }
+
     fn known(&self, request: &Request, payload: &Payload, casualty: bool) -> replay::Request {
         replay::Request {
             idempotent: request.idempotent,
@@ -212,10 +219,8 @@ impl Session {
         let not_ready = |retry_after_s| Err(Unchosen::Refused(Refusal::NotReady { retry_after_s }));
         match route.pick(&self.core, &tries.tried, now) {
             Choice::Use { index, tier: Tier::LastResort } => {
-                // All are out: the least bad gets a trickle, the rest an answer at once. Who rested gives its place up first.
-                tries.place = None;
-                tries.place = route.retry_place();
-                if tries.place.is_some() { Ok(index) } else { not_ready(1) }
+                // All are out: the least bad gets a trickle, the rest an answer at once.
+                if tries.take_place(route) { Ok(index) } else { not_ready(1) }
             }
             Choice::Use { index, .. } => Ok(index),
             Choice::None(Why::Tried) => match tries.last {
@@ -237,9 +242,7 @@ impl Session {
         let known = tries.known(request, payload, false);
         let rest = replay::rest(&route.replay, failure, known, failing_for, &mut self.core.rng.borrow_mut());
         let Some(rest) = rest else { return false };
-        tries.place = None;
-        tries.place = route.retry_place();
-        if tries.place.is_none() {
+        if !tries.take_place(route) {
             return false;
         }
         tries.tried.clear();
@@ -526,11 +529,8 @@ impl Session {
         tries.place = None;
         let next = replay::decide(&route.replay, failure, known);
         let Next::Again { fresh, budgeted } = next else { return false };
-        if budgeted {
-            tries.place = route.retry_place();
-            if tries.place.is_none() {
-                return false;
-            }
+        if budgeted && !tries.take_place(route) {
+            return false;
         }
         tries.fresh |= fresh;
         tries.replays += u32::from(fresh);
