@@ -331,15 +331,21 @@ impl Drop for Small {
     }
 }
 
-#[test]
-fn a_full_disk_fails_operations_loses_nothing_and_passes() {
+/// A store with one row and a reserve; `None`, with the reason printed, where no file system may be mounted.
+fn on_small_disk() -> Option<(Small, Store)> {
     let Some(disk) = Small::mount(6 << 20) else {
         eprintln!("skipped: cannot mount a small tmpfs here (needs root)");
-        return;
+        return None;
     };
-    let path = disk.0.join("a.db");
-    let store = Store::open(&path, Options { reserve_bytes: 512 << 10, ..options() }).unwrap();
+    let limits = Options { reserve_bytes: 512 << 10, ..options() };
+    let store = Store::open(disk.0.join("a.db"), limits).unwrap();
     store.write_blocking(insert(0)).unwrap();
+    Some((disk, store))
+}
+
+#[test]
+fn a_full_disk_fails_operations_loses_nothing_and_passes() {
+    let Some((disk, store)) = on_small_disk() else { return };
     assert!(disk.0.join("a.db.reserve").exists());
     let hog = disk.0.join("hog");
     fill(&hog);
@@ -373,7 +379,7 @@ fn a_full_disk_fails_operations_loses_nothing_and_passes() {
     let deadline = Instant::now() + Duration::from_secs(20);
     wait_reserve(&store, &disk.0.join("a.db.reserve"), deadline);
     store.close();
-    let there = ids(&open(&path));
+    let there = ids(&open(&disk.0.join("a.db")));
     let want: Vec<i64> = std::iter::once(0).chain(10..last).chain([9000]).collect();
     assert!(want.iter().all(|id| there.binary_search(id).is_ok()) && !there.contains(&1) && !there.contains(&last));
 }
@@ -381,13 +387,7 @@ fn a_full_disk_fails_operations_loses_nothing_and_passes() {
 /// Somebody else takes the reserve as soon as it is given up.
 #[test]
 fn small_operations_go_on_without_any_space() {
-    let Some(disk) = Small::mount(6 << 20) else {
-        eprintln!("skipped: cannot mount a small tmpfs here (needs root)");
-        return;
-    };
-    let path = disk.0.join("a.db");
-    let store = Store::open(&path, Options { reserve_bytes: 512 << 10, ..options() }).unwrap();
-    store.write_blocking(insert(0)).unwrap();
+    let Some((disk, store)) = on_small_disk() else { return };
     fill(&disk.0.join("hog"));
     let big = |c: &Connection| Ok(c.execute("INSERT INTO t(id, v) VALUES (1, zeroblob(3000000))", []).map(drop)?);
     assert!(store.write_blocking(big).unwrap_err().is_full());
