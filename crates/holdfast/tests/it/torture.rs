@@ -272,7 +272,6 @@ impl Ended {
             ),
             ("deaths with a missing or wrong record", "0", format!("{} of {}", wrong[2].len(), self.records.len())),
             ("endings that the journal tells too seldom or too often", "0", wrong[3].len().to_string()),
-            ("zombies; processes left behind", "0; 0", "0; 0".into()),
             ("GETs meanwhile that failed", "-", format!("{} of {}", self.seen.failed, self.seen.requests)),
         ];
         let evidence = &mut self.evidence;
