@@ -94,7 +94,7 @@ fn headline(status: &Status, style: Style) -> String {
         n => format!("; {}", plural(usize::try_from(n).unwrap_or(usize::MAX), "open incident")),
     };
     format!(
-        "{state}: {ready} of {}, {}; revision {}, up {}{incidents}\n",
+        "{state}: {ready} of {}, {}; revision {}, agent up {}{incidents}\n",
         plural(desired as usize, "instance"),
         plural(status.balancers.len(), "balancer"),
         status.agent.revision,
