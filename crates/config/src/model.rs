@@ -228,7 +228,7 @@ pub struct Balancer {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
     pub enabled: bool,
-    /// Tries of one request, the first included. Default 3.
+    /// Tries of one request, the first included; as many again after each wait for an instance that starts. Default 3.
     pub tries_max: u32,
     /// Retries in flight or waiting as a share of requests in flight. Default 0.2.
     pub budget_ratio: f64,

@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The directory below which holdfast may create cgroups.
@@ -63,9 +64,9 @@ impl Leaf {
         path.join("cgroup.procs").exists().then(|| Leaf { path: path.to_owned() })
     }
 
-    /// Opened before fork; the child writes `0` to it before exec and is inside.
+    /// The directory, into which a child can be born (`CLONE_INTO_CGROUP`).
     pub fn entrance(&self) -> io::Result<OwnedFd> {
-        Ok(OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))?.into())
+        Ok(OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_PATH).open(&self.path)?.into())
     }
 
     /// SIGKILL to every process inside, atomically against fork.

@@ -44,6 +44,9 @@ enum Due {
 struct Exchange {
     post: bool,
     tries: u32,
+    rests: u32,
+    /// Tries when it last rested.
+    before_rest: u32,
     replays: u32,
     tried: Vec<usize>,
     fresh: bool,
@@ -60,7 +63,14 @@ struct Exchange {
 
 impl Exchange {
     fn known(&self, casualty: bool) -> Request {
-        Request { idempotent: !self.post, replayable: true, tries: self.tries, replays: self.replays, casualty }
+        Request {
+            idempotent: !self.post,
+            replayable: true,
+            tries: self.tries - self.before_rest,
+            rests: self.rests,
+            replays: self.replays,
+            casualty,
+        }
     }
 }
 
@@ -223,7 +233,10 @@ impl Traffic {
         let failing_for = self.now.since(self.lanes[e.lane].ejection.failing_since);
         let rest = replay::rest(&self.replay, failure, e.known(false), failing_for, &mut self.rng);
         let Some(rest) = rest.filter(|_| self.take_place(id)) else { return false };
-        self.open.entry(id).and_modify(|e| e.tried.clear());
+        self.open.entry(id).and_modify(|e| {
+            e.tried.clear();
+            (e.rests, e.before_rest) = (e.rests + 1, e.tries);
+        });
         self.ledger.rests(id);
         self.later(rest, Due::Rested(id));
         true

@@ -33,6 +33,9 @@ pub(crate) enum Payload {
 #[derive(Debug, Default)]
 struct Tries {
     count: u32,
+    rests: u32,
+    /// How many there were when it last rested.
+    before_rest: u32,
     replays: u32,
     tried: Vec<usize>,
     fresh: bool,
@@ -77,7 +80,8 @@ impl Tries {
         replay::Request {
             idempotent: request.idempotent,
             replayable: payload.is_replayable(),
-            tries: self.count,
+            tries: self.count - self.before_rest,
+            rests: self.rests,
             replays: self.replays,
             casualty,
         }
@@ -246,6 +250,7 @@ impl Session {
             return false;
         }
         tries.tried.clear();
+        (tries.rests, tries.before_rest) = (tries.rests + 1, tries.count);
         self.watch.answered();
         self.watch.arm(now + rest);
         true

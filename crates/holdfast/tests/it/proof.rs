@@ -58,6 +58,7 @@ impl Evidence {
         static ONE: Mutex<()> = Mutex::new(());
         let Some(folder) = std::env::var_os("HOLDFAST_RESULTS").map(PathBuf::from) else { return };
         let _one = ONE.lock();
+        std::fs::create_dir_all(&folder).expect("the folder of results can be made");
         let file = folder.join(format!("{}.json", self.section));
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         let mut value = serde_json::from_str(&text).unwrap_or_else(|_| json!({ "section": self.section, "rows": [] }));

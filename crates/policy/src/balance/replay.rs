@@ -13,20 +13,29 @@
 //! endpoint fails. Their number is bounded by what was in flight there, and each moves only once.
 //!
 //! When none is left to try and the last could not be reached, [`rest`] says how long to wait before all may be tried once
-//! more: an instance that is being started again answers a moment later. The budget counts who rests.
+//! more, up to `tries_max` times again: an instance that is being started again answers a moment later. The budget counts
+//! who rests.
 
 use std::time::Duration;
 
 use crate::rng::Rng;
 
-/// Mean wait before all endpoints may be tried once more: longer than a small program takes to start again, shorter than a
-/// person notices.
-pub const REST: Duration = Duration::from_millis(100);
+/// Mean of the shortest wait before all endpoints may be tried once more: about what a small program takes to start again.
+pub const REST_MIN: Duration = Duration::from_millis(15);
+
+/// Mean of the longest wait: what a person notices.
+pub const REST_MAX: Duration = Duration::from_millis(100);
+
+/// A rest is this share of how long the endpoint has failed, so that waiting adds at most about as much to an outage.
+const REST_SHARE: f64 = 0.5;
 
 /// Share by which a rest may be longer or shorter, so that those who wait do not come back in step.
-const REST_JITTER: f64 = 0.5;
+const REST_JITTER: f64 = 0.25;
 
-/// Who could not be reached for longer is not about to answer: resting would only make each refusal slower and double the
+/// Rests of one request: with the waits above about a third of a second in all.
+pub const RESTS_MAX: u32 = 8;
+
+/// Who could not be reached for longer is not about to answer: resting would only make each refusal slower and multiply the
 /// tries at what is down.
 pub const REST_WHILE: Duration = Duration::from_secs(1);
 
@@ -53,8 +62,9 @@ pub struct Request {
     pub idempotent: bool,
     /// Nothing of the body is lost: there is none, or all that was read is held.
     pub replayable: bool,
-    /// Tries so far, the failed one included.
+    /// Tries since it began or last rested, the failed one included.
     pub tries: u32,
+    pub rests: u32,
     /// Sent again after bytes had been sent.
     pub replays: u32,
     /// Sent before the endpoint's first failure in this row.
@@ -108,8 +118,9 @@ pub fn rest(
     rng: &mut Rng,
 ) -> Option<Duration> {
     let unsent = matches!(failure, Failure::NotConnected | Failure::Unsent) && request.replayable;
-    let again = rules.enabled && unsent && request.tries < rules.tries_max && failing_for < REST_WHILE;
-    again.then(|| rng.jitter(REST, REST_JITTER))
+    let left = request.tries < rules.tries_max && request.rests < RESTS_MAX;
+    let again = rules.enabled && unsent && left && failing_for < REST_WHILE;
+    again.then(|| rng.jitter(failing_for.mul_f64(REST_SHARE).clamp(REST_MIN, REST_MAX), REST_JITTER))
 }
 
 /// RFC 9110 section 9.2.2.
@@ -121,7 +132,8 @@ pub fn idempotent(method: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    const GET: Request = Request { idempotent: true, replayable: true, tries: 1, replays: 0, casualty: false };
+    const GET: Request =
+        Request { idempotent: true, replayable: true, tries: 1, rests: 0, replays: 0, casualty: false };
     const POST: Request = Request { idempotent: false, ..GET };
     const STREAMED: Request = Request { replayable: false, ..GET };
     const OTHER: Next = Next::Again { fresh: false, budgeted: false };
@@ -162,18 +174,44 @@ mod tests {
         let on = Rules::default();
         let mut wait =
             |rules: &Rules, failure, request, ms| rest(rules, failure, request, Duration::from_millis(ms), &mut rng);
-        for _ in 0..100 {
-            let rest = wait(&on, Failure::NotConnected, GET, 0).expect("nothing was sent");
-            assert!(rest >= REST / 2 && rest <= REST * 3 / 2, "{rest:?}");
+        for (failing_ms, mean_ms) in [(0, 15.0), (30, 15.0), (100, 50.0), (999, 100.0)] {
+            for _ in 0..100 {
+                let rest = wait(&on, Failure::NotConnected, GET, failing_ms).expect("nothing was sent");
+                let ms = rest.as_secs_f64() * 1e3;
+                assert!((mean_ms * 0.75..=mean_ms * 1.25).contains(&ms), "{rest:?} after {failing_ms} ms");
+            }
         }
         assert!(wait(&on, Failure::Unsent, POST, 999).is_some(), "nothing was sent, whatever the method");
         assert_eq!(wait(&on, Failure::NotConnected, GET, 1000), None);
         assert_eq!(wait(&on, Failure::NotConnected, STREAMED, 0), None);
         assert_eq!(wait(&on, Failure::NotConnected, Request { tries: 3, ..GET }, 0), None);
+        assert_eq!(wait(&on, Failure::NotConnected, Request { rests: RESTS_MAX, ..GET }, 0), None);
         for failure in [Failure::NoAnswer { pooled: false }, Failure::TimedOut, Failure::Status, Failure::Started] {
             assert_eq!(wait(&on, failure, GET, 0), None, "{failure:?}");
         }
         assert_eq!(wait(&Rules { enabled: false, tries_max: 3 }, Failure::NotConnected, GET, 0), None);
+    }
+
+    /// The only endpoint is away for a while: whoever finds it so waits little longer than it is away, and gives up in time.
+    #[test]
+    fn a_rest_ends_soon_after_the_endpoint_is_back() {
+        let mut rng = Rng::from_seed(7);
+        let rules = Rules { enabled: true, tries_max: 2 };
+        for away_ms in 0..1000_u64 {
+            let away = Duration::from_millis(away_ms);
+            let (mut waited, mut request) = (Duration::ZERO, GET);
+            while waited < away {
+                match rest(&rules, Failure::NotConnected, request, waited, &mut rng) {
+                    Some(more) => waited += more,
+                    None => break,
+                }
+                request.rests += 1;
+            }
+            let late = waited.saturating_sub(away);
+            assert!(late <= REST_MIN.mul_f64(1.25).max(away.mul_f64(REST_SHARE * 1.25)), "{late:?} after {away:?}");
+            assert!(waited >= away.min(Duration::from_millis(200)), "gave up after {waited:?} of {away:?}");
+            assert!(waited <= Duration::from_millis(450), "{waited:?}");
+        }
     }
 
     #[test]
