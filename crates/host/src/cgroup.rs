@@ -54,7 +54,9 @@ pub struct Leaf {
 }
 
 impl Leaf {
+    /// A new one when nothing is inside: Linux 6.18 kills what is born in a cgroup that was ever killed.
     pub fn create(path: &Path) -> io::Result<Leaf> {
+        let _ = fs::remove_dir(path);
         fs::create_dir_all(path)?;
         Ok(Leaf { path: path.to_owned() })
     }

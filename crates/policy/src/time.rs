@@ -39,6 +39,12 @@ impl Timestamp {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// The nearest multiple of `step` since boot.
+    pub fn nearest(self, step: Duration) -> Timestamp {
+        let step = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX).max(1);
+        Timestamp(self.0.saturating_add(step / 2) / step * step)
+    }
+
     /// Time left until `later`; zero when it has passed.
     pub fn until(self, later: Timestamp) -> Duration {
         later.since(self)
@@ -64,5 +70,20 @@ impl Sub<Duration> for Timestamp {
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:03}s", self.0 / 1_000_000_000, self.0 / 1_000_000 % 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_goes_either_way_and_does_not_overflow() {
+        let step = Duration::from_millis(100);
+        for (from, to) in [(0, 0), (49, 0), (50, 100), (100, 100), (149, 100), (151, 200)] {
+            assert_eq!(Timestamp::from_millis(from).nearest(step), Timestamp::from_millis(to), "{from}");
+        }
+        assert!(Timestamp::NEVER.nearest(step) > Timestamp::from_millis(u64::from(u32::MAX)));
+        assert_eq!(Timestamp::from_millis(7).nearest(Duration::ZERO), Timestamp::from_millis(7));
     }
 }

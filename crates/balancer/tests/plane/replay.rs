@@ -268,7 +268,8 @@ fn all_dead_is_an_answer_and_not_a_storm() {
     }
     let stats = plane.stats();
     let tries: u64 = stats.balancers[0].endpoints.iter().map(|e| e.requests).sum();
-    assert!(tries <= 130, "{tries} tries for 100 requests");
+    // In the first second three or four of them rest, up to twelve times each, and try both again; the others try once.
+    assert!(tries <= 100 + 4 * 2 * 12, "{tries} tries for 100 requests");
 }
 
 #[test]

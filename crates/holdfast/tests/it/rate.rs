@@ -1,6 +1,6 @@
 //! A client that sends at a fixed rate whatever comes back, and counts each answer from when it should have been sent.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{Error, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ const PATHS: usize = 8;
 /// Connections that are open from the beginning, so that each process of a balancer has some.
 const WARM: usize = 32;
 /// Longer than any answer may take; a request without one by then has failed.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// More than this at once means that nothing answers; the client must not fall over with it.
 const IN_FLIGHT_MAX: u64 = 8192;
 
@@ -38,13 +38,23 @@ struct Shared {
 #[derive(Default)]
 struct Seen {
     latencies: Vec<Duration>,
-    failures: Vec<String>,
+    failures: Vec<Failure>,
+    /// Requests without an answer so far: by the port of their connection, when they were handed to it.
+    open: BTreeMap<u16, Instant>,
+}
+
+/// A request that got no right answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) text: String,
+    /// Port of the client's end of its connection, and when the request was handed to it; `None` when it got none.
+    pub(crate) sent: Option<(u16, Instant)>,
 }
 
 /// What came of all requests.
 pub(crate) struct Summary {
     pub(crate) sent: usize,
-    pub(crate) failures: Vec<String>,
+    pub(crate) failures: Vec<Failure>,
     /// Of the answered ones, shortest first.
     latencies: Vec<Duration>,
 }
@@ -95,8 +105,9 @@ impl Rate {
         self.shared.answered.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn in_flight(&self) -> u64 {
-        self.shared.in_flight.load(Ordering::Relaxed)
+    /// Requests that have no answer yet: by the port of their connection, when they were handed to it.
+    pub(crate) fn open(&self) -> BTreeMap<u16, Instant> {
+        self.shared.seen.lock().expect("no panic").open.clone()
     }
 
     /// Traffic between two faults.
@@ -159,10 +170,12 @@ async fn send(shared: Arc<Shared>, per_second: u32) {
 async fn one(shared: Arc<Shared>, n: usize, intended: Instant) {
     if shared.in_flight.fetch_add(1, Ordering::Relaxed) > IN_FLIGHT_MAX {
         shared.in_flight.fetch_sub(1, Ordering::Relaxed);
-        shared.seen.lock().expect("no panic").failures.push("too many wait".into());
+        let failure = Failure { text: "too many wait".into(), sent: None };
+        shared.seen.lock().expect("no panic").failures.push(failure);
         return;
     }
-    let outcome = match tokio::time::timeout(ANSWER_MAX, ask(&shared, n)).await {
+    let mut own_port = None;
+    let outcome = match tokio::time::timeout(ANSWER_MAX, ask(&shared, n, &mut own_port)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Error::new(ErrorKind::TimedOut, "no answer")),
     };
@@ -170,18 +183,22 @@ async fn one(shared: Arc<Shared>, n: usize, intended: Instant) {
     shared.in_flight.fetch_sub(1, Ordering::Relaxed);
     shared.answered.fetch_add(u64::from(outcome.is_ok()), Ordering::Relaxed);
     let mut seen = shared.seen.lock().expect("no panic");
+    let sent = own_port.and_then(|port| Some((port, seen.open.remove(&port)?)));
     match outcome {
         Ok(()) => seen.latencies.push(took),
-        Err(error) => seen.failures.push(format!("{error} after {took:?}")),
+        Err(error) => seen.failures.push(Failure { text: format!("{error} after {took:?}"), sent }),
     }
 }
 
-async fn ask(shared: &Shared, n: usize) -> Result<(), Error> {
+async fn ask(shared: &Shared, n: usize, own_port: &mut Option<u16>) -> Result<(), Error> {
     let mut stream = match idle(shared) {
         Some(stream) => stream,
         None => TcpStream::connect(("127.0.0.1", shared.port)).await?,
     };
     stream.set_nodelay(true)?;
+    let port = stream.local_addr()?.port();
+    *own_port = Some(port);
+    shared.seen.lock().expect("no panic").open.insert(port, Instant::now());
     stream.write_all(format!("GET {} HTTP/1.1\r\nHost: test\r\n\r\n", path(n)).as_bytes()).await?;
     let (status, body, keeps) = answer(&mut stream).await?;
     if status != 200 || body != shared.bodies[n].as_bytes() {
@@ -202,6 +219,22 @@ fn idle(shared: &Shared) -> Option<TcpStream> {
         }
     }
     None
+}
+
+/// Ports of the clients whose connections to `port` this process holds.
+pub(crate) fn clients_of(pid: u32, port: u16) -> BTreeSet<u16> {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let links = fds.filter_map(|fd| Some(std::fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned()));
+    let inodes: BTreeSet<String> =
+        links.filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())).collect();
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+    let of_line = |line: &str| -> Option<u16> {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let number = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+        let theirs = inodes.contains(*fields.get(9)?) && number(fields[1])? == port;
+        if theirs { number(fields[2]).filter(|peer| *peer != 0) } else { None }
+    };
+    table.lines().skip(1).filter_map(of_line).collect()
 }
 
 async fn answer(stream: &mut TcpStream) -> Result<(u16, Vec<u8>, bool), Error> {

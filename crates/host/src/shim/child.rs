@@ -2,16 +2,18 @@
 //! need no memory and no locks; what goes wrong there comes back through a close-on-exec pipe.
 
 use std::ffi::{CString, OsString};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::fs::OpenOptions;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::environment::Environment;
 use super::spec::Spec;
 use super::state::Failure;
+use crate::clock;
 use crate::process::{self, Identity};
 use crate::user::Account;
 
@@ -23,7 +25,9 @@ const SAFE_FD_MIN: RawFd = 512;
 /// Of `clone3`: libc's constant of this name is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Exec of a program on a slow disk takes long, but not for ever; after this the child counts as started.
-const EXEC_MS_MAX: i32 = 10_000;
+const EXEC_MAX: Duration = Duration::from_secs(10);
+/// What the child says when only exec is left to do; no step has this number.
+const ARRIVED: u8 = 0;
 
 /// What a start needs besides the spec.
 pub(crate) struct Plan<'a> {
@@ -237,6 +241,23 @@ fn explain(step: u8, e: &io::Error, program: &Path, workdir: &Path, user: Option
 }
 
 fn run(mut ready: Ready) -> Result<Identity, (u8, io::Error)> {
+    if ready.cgroup.is_some() {
+        ready.is_inside = true;
+        if let Some(verdict) = attempt(&mut ready)? {
+            return verdict;
+        }
+        ready.is_inside = false;
+    }
+    match attempt(&mut ready)? {
+        Some(verdict) => verdict,
+        None => Err((0, io::Error::other("it was killed before it could execute the program"))),
+    }
+}
+
+/// `None` when the child died, or could not be made, before it came to anything: a cgroup takes no births on kernels before
+/// 5.7, where a sandbox forbids it, and, on some, once it was killed.
+#[allow(clippy::type_complexity)]
+fn attempt(ready: &mut Ready) -> Result<Option<Result<Identity, (u8, io::Error)>>, (u8, io::Error)> {
     let at_fork = |e: io::Error| (0, e);
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| at_fork(e.into()))?;
     let argv: Vec<*const libc::c_char> = pointers(&ready.argv);
@@ -245,47 +266,42 @@ fn run(mut ready: Ready) -> Result<Identity, (u8, io::Error)> {
         env.insert(0, line.as_ptr().cast());
     }
     // SAFETY: the shim has one thread, and the child only makes system calls on memory prepared here until it executes.
-    let pid = unsafe { fork(&mut ready) };
+    let pid = unsafe { fork(ready) };
     if pid == 0 {
         // SAFETY: this is the child of the fork above; the function never returns.
-        unsafe { become_program(&mut ready, &argv, &env, writer.as_raw_fd()) }
+        unsafe { become_program(ready, &argv, &env, writer.as_raw_fd()) }
     }
     if pid < 0 {
-        return Err(at_fork(io::Error::last_os_error()));
+        let error = io::Error::last_os_error();
+        return if ready.is_inside { Ok(None) } else { Err(at_fork(error)) };
     }
     drop(writer);
     let started = process::identity(pid).unwrap_or(Identity { pid, start_ticks: 0 });
-    match verdict(reader) {
-        None => Ok(started),
-        Some(error) => {
-            // The child told why and is about to exit: reap it here, it never was the program.
-            // SAFETY: waits for exactly this child; no memory is shared.
-            unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-            Err(error)
-        }
-    }
+    let verdict = match verdict(reader) {
+        Verdict::Executed => return Ok(Some(Ok(started))),
+        Verdict::Failed(step, error) => Some(Err((step, error))),
+        Verdict::Died => None,
+    };
+    // The child is about to exit, or did: reap it here, it never was the program.
+    // SAFETY: waits for exactly this child; no memory is shared.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+    Ok(verdict)
 }
 
-/// As `fork`, with the child born in its cgroup where the kernel can do that (Linux 5.7; sandboxes may refuse it). Moving
-/// into a cgroup afterwards waits for a grace period of the kernel: some 12 ms, which would double the time of a restart.
+/// As `fork`, with the child born in its cgroup if it is to be. Moving into a cgroup afterwards waits for a grace period of the
+/// kernel: some 12 ms, most of the time that a restart takes.
 ///
 /// # Safety
 /// Of a process with one thread; in the child async-signal-safe calls only.
-unsafe fn fork(ready: &mut Ready) -> libc::pid_t {
+unsafe fn fork(ready: &Ready) -> libc::pid_t {
     // SAFETY: the arguments live on this stack; without CLONE_VM the child goes on with a copy of everything, as after fork.
     unsafe {
-        if let Some(cgroup) = &ready.cgroup {
-            let mut args: libc::clone_args = std::mem::zeroed();
-            args.flags = CLONE_INTO_CGROUP;
-            args.exit_signal = libc::SIGCHLD as u64;
-            args.cgroup = cgroup.as_raw_fd() as u64;
-            let pid = libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>());
-            if pid >= 0 {
-                ready.is_inside = true;
-                return pid as libc::pid_t;
-            }
-        }
-        libc::fork()
+        let Some(cgroup) = ready.cgroup.as_ref().filter(|_| ready.is_inside) else { return libc::fork() };
+        let mut args: libc::clone_args = std::mem::zeroed();
+        args.flags = CLONE_INTO_CGROUP;
+        args.exit_signal = libc::SIGCHLD as u64;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+        libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) as libc::pid_t
     }
 }
 
@@ -293,18 +309,37 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
-/// End of file means that exec closed the pipe.
-fn verdict(reader: OwnedFd) -> Option<(u8, io::Error)> {
-    let mut fds = [libc::pollfd { fd: reader.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-    // SAFETY: one valid pollfd.
-    if unsafe { libc::poll(fds.as_mut_ptr(), 1, EXEC_MS_MAX) } <= 0 {
-        return None;
+enum Verdict {
+    Executed,
+    Failed(u8, io::Error),
+    /// Without having said anything.
+    Died,
+}
+
+/// The child says `ARRIVED` just before exec, and what failed after that or instead; end of file means that exec closed the
+/// pipe.
+fn verdict(mut reader: OwnedFd) -> Verdict {
+    let mut bytes = Vec::with_capacity(8);
+    let (deadline, mut more) = (clock::now() + EXEC_MAX, [0u8; 8]);
+    loop {
+        let left = i32::try_from(clock::now().until(deadline).as_millis()).unwrap_or(i32::MAX);
+        let mut fds = [libc::pollfd { fd: reader.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        // SAFETY: one valid pollfd.
+        match unsafe { libc::poll(fds.as_mut_ptr(), 1, left) } {
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => continue,
+            ..=0 => return Verdict::Executed,
+            _ => {}
+        }
+        match rustix::io::read(&mut reader, &mut more) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => bytes.extend_from_slice(&more[..count]),
+        }
     }
-    let mut bytes = [0u8; 5];
-    let mut reader = File::from(reader);
-    reader.read_exact(&mut bytes).ok()?;
-    let errno = i32::from_ne_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
-    Some((bytes[0], io::Error::from_raw_os_error(errno)))
+    match *bytes.strip_prefix(&[ARRIVED]).unwrap_or(&bytes) {
+        [step, a, b, c, d] => Verdict::Failed(step, io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]))),
+        _ if bytes.is_empty() => Verdict::Died,
+        _ => Verdict::Executed,
+    }
 }
 
 /// # Safety
@@ -320,6 +355,7 @@ unsafe fn become_program(
         if let Err(step) = arrange(ready) {
             give_up(errors, step);
         }
+        libc::write(errors, [ARRIVED].as_ptr().cast(), 1);
         libc::execve(ready.program.as_ptr(), argv.as_ptr(), env.as_ptr());
         give_up(errors, Step::Exec)
     }

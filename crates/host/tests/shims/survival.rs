@@ -160,6 +160,37 @@ async fn an_instance_in_a_cgroup_leaves_nothing_in_it() {
     eventually("the cgroup is removed", || !leaf.exists());
 }
 
+/// A kernel may kill whatever is born in a cgroup that was killed once, and this one cannot be made anew: somebody is in it.
+#[tokio::test]
+async fn a_cgroup_that_was_killed_is_no_obstacle() {
+    let Some(tree) = holdfast_host::cgroup::Tree::detect() else {
+        eprintln!("skipped: no writable unified cgroup tree");
+        return;
+    };
+    let path = tree.leaf(&format!("test-killed-{}", std::process::id()), "web-1");
+    let leaf = holdfast_host::cgroup::Leaf::create(&path).unwrap();
+    leaf.kill().unwrap();
+    let mut other = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    std::fs::write(path.join("cgroup.procs"), other.id().to_string()).unwrap();
+    let mut bed = Bed::new();
+    bed.launch(Spec { cgroup: Some(path.clone()), ..sh("exec sleep 600") });
+    let mut client = bed.client().await;
+    let first = until(&mut client, "started", |s| s.child.is_some()).await;
+    let child = first.child.unwrap();
+    assert_eq!(first.incarnation.run, 1, "{first:?}");
+    assert!(process::is_alive(child) && leaf.pids().contains(&child.pid));
+    // And where it can be made anew, each life begins in a cgroup that nobody killed.
+    other.kill().unwrap();
+    other.wait().unwrap();
+    leaf.kill().unwrap();
+    let second = until(&mut client, "started again", |s| s.incarnation.run == 2 && s.child.is_some()).await;
+    assert!(process::is_alive(second.child.unwrap()));
+    eventually("the second is inside", || leaf.pids() == [second.child.unwrap().pid]);
+    ask(&client, Body::Exit { reason: "test".into(), grace_ms: None }).await.unwrap();
+    client.closed().await;
+    eventually("the cgroup is removed", || !path.exists());
+}
+
 #[tokio::test]
 async fn an_agent_under_a_shim_takes_no_instance_with_it() {
     let mut bed = Bed::new();

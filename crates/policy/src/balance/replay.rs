@@ -27,13 +27,13 @@ pub const REST_MIN: Duration = Duration::from_millis(15);
 pub const REST_MAX: Duration = Duration::from_millis(100);
 
 /// A rest is this share of how long the endpoint has failed, so that waiting adds at most about as much to an outage.
-const REST_SHARE: f64 = 0.5;
+const REST_SHARE: f64 = 0.25;
 
 /// Share by which a rest may be longer or shorter, so that those who wait do not come back in step.
 const REST_JITTER: f64 = 0.25;
 
 /// Rests of one request: with the waits above about a third of a second in all.
-pub const RESTS_MAX: u32 = 8;
+pub const RESTS_MAX: u32 = 12;
 
 /// Who could not be reached for longer is not about to answer: resting would only make each refusal slower and multiply the
 /// tries at what is down.
@@ -174,7 +174,7 @@ mod tests {
         let on = Rules::default();
         let mut wait =
             |rules: &Rules, failure, request, ms| rest(rules, failure, request, Duration::from_millis(ms), &mut rng);
-        for (failing_ms, mean_ms) in [(0, 15.0), (30, 15.0), (100, 50.0), (999, 100.0)] {
+        for (failing_ms, mean_ms) in [(0, 15.0), (60, 15.0), (200, 50.0), (999, 100.0)] {
             for _ in 0..100 {
                 let rest = wait(&on, Failure::NotConnected, GET, failing_ms).expect("nothing was sent");
                 let ms = rest.as_secs_f64() * 1e3;

@@ -27,6 +27,10 @@ const START_SHARE: u32 = 100;
 const FAST_DISTANCE: Duration = Duration::from_millis(1);
 /// Spread of the ordinary period, so that probes of many instances do not march in step.
 const JITTER: f64 = 0.1;
+/// Ordinary probes of long periods begin at multiples of this: those of many instances share a wake-up of the agent.
+const TOGETHER: Duration = Duration::from_millis(100);
+/// A period is long when moving a probe by `TOGETHER` is within the spread anyway.
+const LONG: Duration = Duration::from_secs(1);
 /// A prober that has not answered this long after the timeout never will.
 const PROBER_LOST: Duration = Duration::from_secs(5);
 /// Liveness of an instance that never was ready begins after this time.
@@ -155,15 +159,17 @@ impl Supervisor {
     fn again(&mut self, now: Timestamp, i: &mut Instance, kind: ProbeKind) {
         let Some(probe) = i.running.as_ref().and_then(|d| d.probe(kind)) else { return };
         let (every, command) = (probe.every, matches!(probe.check, Check::Command(_)));
-        let wait = if self.is_fast(i, kind) {
+        let next = if self.is_fast(i, kind) {
             let first = if command { START_EVERY_COMMAND } else { START_EVERY };
             let started = i.shim.state().map_or(now, |s| s.since);
             let since = i.life.silent_since.unwrap_or(started);
-            (now.since(since) / START_SHARE).max(first).min(every.max(first))
+            now + (now.since(since) / START_SHARE).max(first).min(every.max(first))
         } else {
-            self.rng.jitter(every, JITTER)
+            let next = now + self.rng.jitter(every, JITTER);
+            // A process each is better spread.
+            if every >= LONG && !command { next.nearest(TOGETHER) } else { next }
         };
-        self.schedule(i, kind, now + wait);
+        self.schedule(i, kind, next);
     }
 
     /// Liveness by WATCHDOG=1: nothing is sent, only the time of the last one is looked at.
