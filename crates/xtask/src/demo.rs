@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn the_shop_names_the_ports_that_a_copy_replaces() {
-        let text = fs::read_to_string(crate::root().join("examples/shop/shop.toml")).expect("the shop is there");
+        let text = fs::read_to_string(crate::root().expect("cargo runs this").join("examples/shop/shop.toml"))
+            .expect("the shop is there");
         for port in PORTS {
             assert!(text.contains(&port.to_string()), "{port}");
         }

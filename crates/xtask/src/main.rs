@@ -18,10 +18,10 @@ mod steps;
 mod tidy;
 mod wire;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
 }
 
 fn run(task: Task) -> Result<()> {
-    let root = root();
+    let root = root()?;
     match task {
         Task::Test => lanes::test(&root),
         Task::Prove { only } => lanes::prove(&root, &only),
@@ -98,8 +98,10 @@ fn run(task: Task) -> Result<()> {
     }
 }
 
-/// The workspace root: two folders above this crate's manifest.
-fn root() -> PathBuf {
-    let crate_dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    crate_dir.ancestors().nth(2).map_or_else(|| crate_dir.clone(), PathBuf::from)
+/// The workspace root: two folders above this crate's manifest, as the cargo that runs this says. What it was built with may
+/// be another checkout: they can share a target directory.
+fn root() -> Result<PathBuf> {
+    let crate_dir = std::env::var_os("CARGO_MANIFEST_DIR").context("run this as `cargo xtask`")?;
+    let root = Path::new(&crate_dir).ancestors().nth(2).context("crates/xtask is not two folders deep")?;
+    Ok(root.to_path_buf())
 }

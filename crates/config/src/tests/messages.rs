@@ -17,8 +17,9 @@ fn found(text: &str, name: &str) -> (Vec<Diagnostic>, Source) {
 }
 
 fn samples() -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/messages");
-    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let files = std::fs::read_dir(std::path::absolute("src/tests/messages").unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect()
 }
 

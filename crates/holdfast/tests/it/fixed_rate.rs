@@ -174,8 +174,10 @@ impl Death {
 
 fn kill_a_plane(site: &Site, port: u16, rate: &Rate) -> Death {
     let planes = site.planes();
-    let pid = planes[0];
-    let [clients, elsewhere] = [pid, planes[1]].map(|pid| clients_of(pid, port));
+    let mut held: Vec<(u32, BTreeSet<u16>)> = planes.into_iter().map(|pid| (pid, clients_of(pid, port))).collect();
+    // After a death all clients are on the one that lived, and stay there: it is the one to die next.
+    held.sort_by_key(|(_, clients)| clients.len());
+    let (Some((pid, clients)), Some((_, elsewhere))) = (held.pop(), held.pop()) else { panic!("two processes") };
     let (looked, open) = (Instant::now(), rate.open());
     let killed = Instant::now();
     tiny::signal(pid, Signal::KILL);

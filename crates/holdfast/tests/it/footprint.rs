@@ -46,8 +46,8 @@ service = "web"
 
     let percent = |role: &dyn Fn(Role) -> bool| -> f64 {
         let ours = after.iter().filter(|(_, seen)| role(seen.role));
-        let ticks: u64 = ours.map(|(pid, seen)| seen.cpu_ticks - before[pid].cpu_ticks).sum();
-        holdfast_host::process::ticks(ticks).as_secs_f64() * 100.0 / elapsed.as_secs_f64()
+        let used: u64 = ours.map(|(pid, seen)| seen.cpu_ns.saturating_sub(before[pid].cpu_ns)).sum();
+        Duration::from_nanos(used).as_secs_f64() * 100.0 / elapsed.as_secs_f64()
     };
     let shims: Vec<&Seen> = after.values().filter(|seen| seen.role == Role::Shim).collect();
     let shim_kb = shims.iter().map(|seen| seen.private_kb).max().expect("shims");
@@ -85,7 +85,7 @@ enum Role {
 #[derive(Debug)]
 struct Seen {
     role: Role,
-    cpu_ticks: u64,
+    cpu_ns: u64,
     /// Pages that no other process maps.
     private_kb: u64,
     resident_kb: u64,
@@ -115,12 +115,15 @@ fn seen(pid: u32) -> Option<Seen> {
         line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
             .unwrap_or_else(|| panic!("{name} of {pid}: {rollup}"))
     };
-    let stat = read("stat");
-    // User and system time are fields 14 and 15; the state after the name is field 3.
-    let fields: Vec<u64> = stat.rsplit(')').next()?.split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
+    // Of each thread exactly; the times in `stat` are guessed from what runs when a tick comes.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let used = threads.filter_map(|thread| {
+        let times = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        times.split(' ').next()?.parse::<u64>().ok()
+    });
     Some(Seen {
         role,
-        cpu_ticks: fields[11] + fields[12],
+        cpu_ns: used.sum(),
         private_kb: kb("Private_Clean") + kb("Private_Dirty"),
         resident_kb: kb("Rss"),
         proportional_kb: kb("Pss"),

@@ -15,6 +15,8 @@ use crate::supervisor::{EndpointState, Event};
 
 /// How often the processes of an instance are looked at that is stopped or on which requests wait.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often it is looked for requests that wait, while none did. What a shim tells of a stopped child wakes at once.
+const IDLE_EVERY: Duration = Duration::from_millis(100);
 /// This watcher being later than that voids what it saw: the machine is short of CPU, not the instance hung.
 const LATE: Duration = Duration::from_millis(150);
 
@@ -40,18 +42,24 @@ pub(crate) fn start(
     endpoints: watch::Receiver<Endpoints>,
     events: mpsc::Sender<Event>,
 ) -> std::io::Result<()> {
-    std::thread::Builder::new().name("hung".into()).spawn(move || {
-        let mut seen: BTreeMap<InstanceId, Seen> = BTreeMap::new();
-        let mut last = clock::now();
-        while !events.is_closed() {
-            std::thread::sleep(LOOK_EVERY);
-            let now = clock::now();
-            let late = now.since(last) > LOOK_EVERY + LATE;
-            last = now;
-            look(&*hook, &endpoints, &events, &mut seen, late);
-        }
-    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    std::thread::Builder::new().name("hung".into()).spawn(move || runtime.block_on(run(&*hook, endpoints, &events)))?;
     Ok(())
+}
+
+async fn run(hook: &dyn Waiting, mut endpoints: watch::Receiver<Endpoints>, events: &mpsc::Sender<Event>) {
+    let mut seen: BTreeMap<InstanceId, Seen> = BTreeMap::new();
+    let mut last = clock::now();
+    while !events.is_closed() {
+        let every = if seen.is_empty() { IDLE_EVERY } else { LOOK_EVERY };
+        if let Ok(Err(_gone)) = tokio::time::timeout(every, endpoints.changed()).await {
+            return;
+        }
+        let now = clock::now();
+        let late = now.since(last) > every + LATE;
+        last = now;
+        look(hook, &endpoints, events, &mut seen, late);
+    }
 }
 
 fn look(

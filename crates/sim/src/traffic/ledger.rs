@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use holdfast_policy::balance::{Failure, Signal};
 use holdfast_policy::{Incarnation, Timestamp};
 
-/// As documented for `retry` in the file: a request is sent at most so often.
+/// As documented for `retry` in the file: a request is sent at most so often, and as often again after each wait, of which it
+/// has at most so many.
 const TRIES: u32 = 3;
+const RESTS: u32 = 12;
 /// Requests sent once more at the same time: so many in a hundred of those that clients wait for, or this many.
 const SHARE: usize = 20;
 const ALWAYS: usize = 3;
@@ -19,6 +21,9 @@ type Place = (usize, Incarnation);
 struct Asked {
     post: bool,
     sent: u32,
+    rests: u32,
+    /// Since it waited last.
+    tries: u32,
     /// Tries whose bytes an endpoint may have got.
     reached: u32,
     /// Sent again after its bytes had been sent, outside the budget: once in a request's life.
@@ -61,14 +66,15 @@ impl Ledger {
     pub(super) fn sent(&mut self, now: Timestamp, id: u64, place: Place) {
         let Some(asked) = self.open.get_mut(&id) else { return };
         asked.sent += 1;
+        asked.tries += 1;
         asked.last = Some((place, now));
         if asked.sent == 1 {
             return;
         }
         self.again += 1;
         let mut wrong = None;
-        if asked.sent > TRIES {
-            wrong = Some(format!("request {id} was sent {} times", asked.sent));
+        if asked.tries > TRIES {
+            wrong = Some(format!("request {id} was sent {} times without a wait", asked.tries));
         }
         if asked.post && asked.reached > 0 {
             wrong = Some(format!("request {id} is a POST and was sent once more after an endpoint had it"));
@@ -84,7 +90,11 @@ impl Ledger {
 
     /// It waits, and will be sent once more.
     pub(super) fn rests(&mut self, id: u64) {
-        self.open.entry(id).and_modify(|asked| asked.free = false);
+        let Some(asked) = self.open.get_mut(&id) else { return };
+        (asked.free, asked.tries, asked.rests) = (false, 0, asked.rests + 1);
+        if asked.rests > RESTS {
+            self.violation.get_or_insert(format!("request {id} waited {} times", asked.rests));
+        }
         self.retries(id);
     }
 

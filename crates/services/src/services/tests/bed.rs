@@ -35,9 +35,7 @@ fn exe() -> &'static Path {
         let own = std::env::current_exe().unwrap();
         let target = own.parent().unwrap().parent().unwrap();
         let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .args(["build", "-q", "-p", "holdfast-host", "--bin", "holdfast-shim"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        cargo.args(["build", "-q", "-p", "holdfast-host", "--bin", "holdfast-shim"]);
         assert!(cargo.status().unwrap().success());
         target.join("holdfast-shim")
     })
