@@ -50,38 +50,41 @@ pub(crate) fn start(
 async fn run(hook: &dyn Waiting, mut endpoints: watch::Receiver<Endpoints>, events: &mpsc::Sender<Event>) {
     let mut seen: BTreeMap<InstanceId, Seen> = BTreeMap::new();
     let mut last = clock::now();
+    let mut every = IDLE_EVERY;
     while !events.is_closed() {
-        let every = if seen.is_empty() { IDLE_EVERY } else { LOOK_EVERY };
         if let Ok(Err(_gone)) = tokio::time::timeout(every, endpoints.changed()).await {
             return;
         }
         let now = clock::now();
         let late = now.since(last) > every + LATE;
         last = now;
-        look(hook, &endpoints, events, &mut seen, late);
+        every = if look(hook, &endpoints, events, &mut seen, late) { LOOK_EVERY } else { IDLE_EVERY };
     }
 }
 
+/// True while there is somebody to look at.
 fn look(
     hook: &dyn Waiting,
     endpoints: &watch::Receiver<Endpoints>,
     events: &mpsc::Sender<Event>,
     seen: &mut BTreeMap<InstanceId, Seen>,
     late: bool,
-) {
+) -> bool {
+    let stopped = stopped(endpoints);
     let mut waiting = hook.waiting();
-    waiting.extend(stopped(endpoints));
+    waiting.extend(stopped.iter().filter(|(_, ready)| **ready).map(|(id, _)| id.clone()));
     waiting.sort();
     waiting.dedup();
     seen.retain(|id, _| {
-        let stays = waiting.contains(id);
+        // What was said of a stopped one stands until it goes on, though nobody is sent there any more.
+        let stays = waiting.contains(id) || stopped.contains_key(id);
         if !stays {
             hook.tell(id, Verdict::Unknown);
         }
         stays
     });
     if waiting.is_empty() {
-        return;
+        return false;
     }
     let table = Table::read();
     for id in waiting {
@@ -100,13 +103,15 @@ fn look(
             let _ = events.try_send(Event::Verdict { instance: id, incarnation, verdict });
         }
     }
+    true
 }
 
-/// Ready instances whose child itself is stopped, as its shim told: no request has to wait to find out.
-fn stopped(endpoints: &watch::Receiver<Endpoints>) -> Vec<InstanceId> {
+/// Instances whose child itself is stopped, as its shim told, so that no request has to wait to find out; and whether requests
+/// are sent there.
+fn stopped(endpoints: &watch::Receiver<Endpoints>) -> BTreeMap<InstanceId, bool> {
     let table = endpoints.borrow();
-    let stopped = table.iter().filter(|(_, e)| e.stopped && e.state == EndpointState::Ready);
-    stopped.map(|(id, _)| id.clone()).collect()
+    let stopped = table.iter().filter(|(_, e)| e.stopped);
+    stopped.map(|(id, e)| (id.clone(), e.state == EndpointState::Ready)).collect()
 }
 
 fn fresh(incarnation: Incarnation) -> Seen {
