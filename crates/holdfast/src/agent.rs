@@ -108,7 +108,7 @@ async fn take_lock(layout: &Layout) -> Result<Lock, Failure> {
                     .exit(Exit::Refused));
             }
             Err(e) => {
-                return Err(Failure::new("HF0304", format!("cannot lock {}", layout.lock().display())).because(e));
+                return Err(crate::layout::unusable(format!("cannot lock {}", layout.lock().display()), e));
             }
         }
     }

@@ -66,7 +66,7 @@ impl Common {
             None => self.file.parent().unwrap_or(Path::new("")).join(".holdfast"),
         };
         let data_dir = std::path::absolute(&data_dir)
-            .map_err(|e| Failure::new("HF0304", format!("cannot find {}", data_dir.display())).because(e))?;
+            .map_err(|e| crate::layout::unusable(format!("cannot find {}", data_dir.display()), e))?;
         Ok(Layout { data_dir })
     }
 

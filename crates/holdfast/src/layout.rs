@@ -1,5 +1,7 @@
 //! Where things lie in a data directory.
 
+use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Exit, Failure};
@@ -48,11 +50,8 @@ impl Layout {
         let dir = &self.data_dir;
         for sub in ["", "run", "plane", "drill"] {
             let path = if sub.is_empty() { dir.clone() } else { dir.join(sub) };
-            holdfast_host::files::create_dir(&path).map_err(|source| {
-                Failure::new("HF0304", format!("cannot make the data directory {}", path.display()))
-                    .because(source)
-                    .hint("choose another with --data-dir DIR, or make it writable")
-            })?;
+            holdfast_host::files::create_dir(&path)
+                .map_err(|source| unusable(format!("cannot make the data directory {}", path.display()), source))?;
         }
         self.check_format()
     }
@@ -67,7 +66,7 @@ impl Layout {
                 ))
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return self.write_format(&path),
-            Err(error) => return Err(Failure::new("HF0304", format!("cannot read {}", path.display())).because(error)),
+            Err(error) => return Err(unusable(format!("cannot read {}", path.display()), error)),
         };
         if found > FORMAT {
             return Err(Failure::new(
@@ -85,8 +84,23 @@ impl Layout {
 
     fn write_format(&self, path: &Path) -> Result<(), Failure> {
         holdfast_host::files::write_atomic(path, format!("{FORMAT}\n").as_bytes())
-            .map_err(|error| Failure::new("HF0304", format!("cannot write {}", path.display())).because(error))
+            .map_err(|error| unusable(format!("cannot write {}", path.display()), error))
     }
+}
+
+/// The data directory, or what is in it.
+pub(crate) fn unusable(what: String, error: impl Error + 'static) -> Failure {
+    let mut cause: &dyn Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let full = cause.downcast_ref().is_some_and(|e: &io::Error| e.kind() == io::ErrorKind::StorageFull);
+    let hint = match full {
+        true => "free some space, or choose another directory with --data-dir DIR",
+        false => "make it writable for this user, or choose another directory with --data-dir DIR",
+    };
+    // What the operating system said; what was tried stands in `what`.
+    Failure::new("HF0304", what).because(cause).hint(hint)
 }
 
 fn dir_name(path: &Path) -> String {

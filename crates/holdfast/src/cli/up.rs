@@ -131,9 +131,13 @@ fn report(
         return Ok(Exit::Ok);
     }
     let first = &waiting[0].name;
+    let hint = match waiting.iter().any(|one| one.why.to_ascii_lowercase().contains("no space left")) {
+        true => format!("free some space for {}; what was begun goes on by itself then", status.agent.data_dir),
+        false => format!("holdfast why {first}; holdfast logs {first}; what was begun goes on"),
+    };
     let mut failure =
         Failure::new("HF0310", format!("{} not ready after {}", plural(waiting.len(), "instance"), human(took)))
-            .hint(format!("holdfast why {first}; holdfast logs {first}; what was begun goes on"))
+            .hint(hint)
             .exit(Exit::Unhealthy);
     for one in waiting {
         failure = failure.because(format!("{}: {}", one.name, one.why));
@@ -175,7 +179,7 @@ fn not_ready(status: &Status) -> Vec<Waiting> {
             waiting.push(Waiting {
                 name: instance.id.clone(),
                 why,
-                hopeless: instance.state == State::Failed || crash_loop(instance),
+                hopeless: instance.state == State::Failed || crash_loop(instance) || is_held(instance),
             });
         }
         if (service.instances.len() as u32) < service.desired {
@@ -188,6 +192,11 @@ fn not_ready(status: &Status) -> Vec<Waiting> {
         }
     }
     waiting
+}
+
+/// A pause keeps it from being started.
+fn is_held(instance: &Instance) -> bool {
+    instance.pid.is_none() && instance.reason.as_deref().is_some_and(|r| r.contains("paused ("))
 }
 
 /// Enough restarts to say that waiting longer will not help.

@@ -1,5 +1,6 @@
 //! What goes wrong says what, where, why and what to do; what already runs goes on running.
 
+use crate::disk::SmallDisk;
 use crate::site::{Ran, Site, alive, free_port, kill};
 
 fn assert_failure(ran: &Ran, code: &str, needle: &str) {
@@ -64,6 +65,45 @@ fn a_busy_port_is_named_before_anything_is_changed() {
     assert!(alive(pid));
     drop(holder);
     site.up();
+}
+
+#[test]
+fn on_a_full_disk_what_runs_goes_on_and_what_is_asked_for_is_named() {
+    let site = Site::new(SLEEPER);
+    // The site is dropped first: it stops what runs on the disk.
+    let (Some(disk), site) = (SmallDisk::mount(&site.data()), site) else { return };
+    disk.fill();
+    assert_failure(&site.run(&["up", "-d"]), "HF0304", "No space left");
+    disk.empty();
+    site.up();
+    let pid = site.pid("sleeper-1");
+    disk.fill();
+    site.write(&format!("{SLEEPER}replicas = 3\n"));
+    let ran = site.run(&["up", "-d", "--timeout", "5s"]);
+    assert_eq!(ran.code, 4, "{}", ran.stdout);
+    assert_failure(&ran, "HF0310", "sleeper-2");
+    let said = ran.stderr.to_ascii_lowercase();
+    assert!(said.contains("no space left") && said.contains("free some space"), "{}", ran.stderr);
+    assert!(site.run(&["status"]).stdout.contains("[HF04"), "the status warns of it");
+    assert_eq!(site.pid("sleeper-1"), pid);
+    assert!(alive(pid));
+    disk.empty();
+    site.wait_for("all three ready once there is space", || site.all_ready("sleeper", 3));
+    assert_eq!(site.pid("sleeper-1"), pid);
+}
+
+#[test]
+fn what_a_pause_holds_back_is_named_at_once() {
+    let site = Site::new(SLEEPER);
+    site.up();
+    site.ok(&["pause", "--for", "1h", "--reason", "audit"]);
+    site.write(&format!("{SLEEPER}replicas = 2\n"));
+    // Without a limit of its own: it must not wait for what will not come.
+    let ran = site.run(&["up", "-d"]);
+    assert_eq!(ran.code, 4, "{}", ran.stdout);
+    assert_failure(&ran, "HF0310", "paused (audit)");
+    site.ok(&["resume"]);
+    site.wait_for("the second one", || site.all_ready("sleeper", 2));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The one integration executable: drives the real binary, real programs, real signals.
 
+mod disk;
 mod proof;
 mod rate;
 mod site;

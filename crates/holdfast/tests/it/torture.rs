@@ -1,7 +1,6 @@
 //! Random kills of everything that holdfast is made of and of what it keeps up, checked from outside: by what the
 //! instances themselves write down, by `/proc`, and by the list of who was killed.
 
-mod disk;
 mod field;
 mod gaps;
 mod killer;
@@ -12,9 +11,9 @@ mod watch;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::disk::SmallDisk;
 use crate::proof::{self, Evidence};
 use crate::site::{PATIENCE, Site, free_port, get};
-use disk::SmallDisk;
 use field::Field;
 use gaps::{Explainer, Gap, Policy};
 use killer::{Killer, Role};

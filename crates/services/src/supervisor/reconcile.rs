@@ -184,7 +184,10 @@ impl Supervisor {
         }
         if now < i.launch_after {
             self.wake_at(i.launch_after);
-            return Some("waits before the next try".into());
+            return Some(match &i.launch_error {
+                Some(error) => format!("{error}; waits before the next try"),
+                None => "waits before the next try".into(),
+            });
         }
         match definition.service.port {
             Port::None => i.record.port = None,
