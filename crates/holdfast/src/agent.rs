@@ -2,6 +2,7 @@
 
 pub(crate) mod core;
 pub(crate) mod launch;
+mod metrics_port;
 mod own_shim;
 pub(crate) mod plane;
 mod planes;

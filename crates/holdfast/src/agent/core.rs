@@ -14,8 +14,10 @@ use holdfast_observe::journal::{self, Journal};
 use holdfast_observe::metrics::Metrics;
 use holdfast_policy::{NodeId, Timestamp};
 use holdfast_services::{Handle, Internal};
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 
+use super::metrics_port::MetricsPort;
 use super::planes::{Planes, Sockets};
 use crate::api::{Applied, Apply, Desired, Done, Pause, Resume};
 use crate::failure::{Exit, Failure};
@@ -39,6 +41,7 @@ pub(crate) struct Core {
     pub(crate) services: Handle,
     pub(crate) planes: Arc<Planes>,
     pub(crate) metrics: Metrics,
+    metrics_port: MetricsPort,
     pub(crate) epoch: u64,
     /// This life of the agent (`GENERATION.RUN`).
     pub(crate) life: String,
@@ -92,6 +95,7 @@ impl Core {
             services,
             planes,
             metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
+            metrics_port: MetricsPort::default(),
             epoch,
             life,
             started: clock::now(),
@@ -164,7 +168,7 @@ impl Core {
         let desired = Desired { path: desired.source, text: desired.toml, revision };
         let config = parse(&desired.text, &desired.path)?;
         let sockets = self.planes.open_sockets(&config)?;
-        self.put_in_force(config, desired, sockets).await
+        self.put_in_force(config, desired, sockets, None).await
     }
 
     /// Why what was applied is not in force yet.
@@ -184,12 +188,14 @@ impl Core {
         self.refuse_busy_ports(&config, before.as_deref())?;
         // Opened before anything is stored or changed, so that a busy port refuses the file as a whole.
         let sockets = self.planes.open_sockets(&config)?;
+        let metrics = self.metrics_port.open(config.node.metrics).await?;
         let same = before.as_ref().is_some_and(|b| b.desired.text == request.text && b.desired.path == request.path);
         let revision = match (&before, same) {
             (Some(before), true) => before.desired.revision,
             _ => self.store_desired(&request).await?,
         };
-        self.put_in_force(config, Desired { path: request.path, text: request.text, revision }, sockets).await?;
+        let desired = Desired { path: request.path, text: request.text, revision };
+        self.put_in_force(config, desired, sockets, metrics).await?;
         if !same {
             self.journal.append(super::agent_event(self, "agent").change(
                 "",
@@ -211,15 +217,19 @@ impl Core {
         self.records.set_desired(&desired, None).await.map_err(|e| store_failure(&e))
     }
 
-    async fn put_in_force(self: &Arc<Self>, config: Config, desired: Desired, sockets: Sockets) -> Result<(), Failure> {
+    async fn put_in_force(
+        self: &Arc<Self>,
+        config: Config,
+        desired: Desired,
+        sockets: Sockets,
+        metrics: Option<TcpListener>,
+    ) -> Result<(), Failure> {
         let config = Arc::new(config);
         let internal = Internal {
             service: self.planes.service(&config)?,
             listeners: sockets.iter().map(|(name, fd)| (name.clone(), fd.clone())).collect(),
         };
-        if let (Some(addr), None) = (config.node.metrics, self.in_force().and_then(|f| f.config.node.metrics)) {
-            super::server::serve_metrics(addr, self.clone()).await?;
-        }
+        self.metrics_port.serve(config.node.metrics, metrics, self);
         self.planes.set_config(&config, sockets);
         self.services.apply(&config, vec![internal]).await.map_err(|e| services_failure(&e))?;
         self.in_force.send_replace(Some(Arc::new(InForce { config, desired })));

@@ -1,6 +1,5 @@
-//! The agent's API: axum on the Unix socket, and `/metrics` on TCP where the file asks for it.
+//! The agent's API: axum on the Unix socket.
 
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 
 use super::core::Core;
 use crate::api::{Applied, Apply, Desired, Done, IncidentQuery, Pause, Restart, Resume, Scale, WhyQuery};
@@ -77,22 +76,6 @@ pub(super) async fn serve(listener: UnixListener, core: Arc<Core>) {
     }
 }
 
-/// `/metrics` alone, for Prometheus.
-pub(super) async fn serve_metrics(addr: SocketAddr, core: Arc<Core>) -> Result<(), Failure> {
-    let listener = TcpListener::bind(addr).await.map_err(|e| {
-        Failure::new("HF0314", format!("cannot serve metrics on {addr}"))
-            .because(e)
-            .hint("choose a free address for [node] metrics")
-    })?;
-    let router = Router::new().route("/metrics", get(metrics)).with_state(core);
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(code = "HF0314", %error, "the metrics endpoint ended");
-        }
-    });
-    Ok(())
-}
-
 async fn desired(State(core): State<Arc<Core>>) -> Answer<Option<Desired>> {
     Ok(Json(core.desired().await))
 }
@@ -136,7 +119,7 @@ async fn resume(State(core): State<Arc<Core>>, Json(request): Json<Resume>) -> A
     core.resume(request).await.map(Json)
 }
 
-async fn metrics(State(core): State<Arc<Core>>) -> Response {
+pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Response {
     let (content_type, body) = core.metrics().await;
     ([(header::CONTENT_TYPE, content_type)], body).into_response()
 }

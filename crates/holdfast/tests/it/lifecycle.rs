@@ -296,3 +296,42 @@ fn children(parent: u32) -> Vec<(u32, char)> {
 fn pids(site: &Site) -> BTreeSet<u64> {
     instances(&site.status()).iter().filter_map(|i| i["pid"].as_u64()).collect()
 }
+
+#[test]
+fn metrics_follow_the_file_and_a_busy_address_gates_nothing() {
+    let (port, first, second) = (free_port(), free_port(), free_port());
+    let file = |metrics: u16| format!("[node]\nmetrics = \"127.0.0.1:{metrics}\"\n{}", web(1, port));
+    let served = |at: u16| get(at, "/metrics").is_ok_and(|(status, body)| status == 200 && body.contains("holdfast_"));
+    let site = Site::new(&file(first));
+    site.up();
+    site.wait_for("metrics", || served(first));
+    site.write(&file(second));
+    site.up();
+    site.wait_for("metrics at the new address", || served(second) && !served(first));
+    // A busy one refuses the file as a whole.
+    let holder = std::net::TcpListener::bind(("127.0.0.1", first)).expect("it was given up");
+    site.write(&file(first));
+    let ran = site.run(&["up", "-d"]);
+    assert!(ran.code != 0 && ran.stderr.contains("HF0314"), "{}", ran.stderr);
+    assert!(served(second));
+    // Somebody takes the address while the agent is away: the next agent goes on without it.
+    site.write(&file(second));
+    let thief = (0..50).find_map(|_| {
+        let agent = site.pid_of_agent();
+        let thief = std::thread::spawn(move || {
+            let until = std::time::Instant::now() + std::time::Duration::from_millis(500);
+            std::iter::repeat_with(|| std::net::TcpListener::bind(("127.0.0.1", second)).ok())
+                .take_while(|_| std::time::Instant::now() < until)
+                .find_map(|bound| bound)
+        });
+        kill(agent, "KILL");
+        site.wait_for("another agent", || site.pid_of_agent() != agent && site.all_ready("web", 1));
+        thief.join().expect("it ends")
+    });
+    assert!(thief.is_some(), "the agent was quicker every time");
+    site.ok(&["restart", "web"]);
+    site.wait_for("it ready again", || site.all_ready("web", 1));
+    assert_eq!(get(port, "/").expect("the balancer answers").0, 200);
+    drop((thief, holder));
+    site.wait_for("metrics again", || served(second));
+}
