@@ -153,9 +153,13 @@ impl LiveCounter {
     /// Whether this instance is a witness that the silence of `other` is the other's own: it passed a probe that was
     /// sent after the other had begun to miss, and the other missed one sent later still. Without the latter, the first
     /// to recover from a shared stall would be evidence against all that answer a moment later. Evidence older than two
-    /// periods (`every`) says nothing about now: a stall may have come since.
-    pub fn witnesses(&self, other: &LiveCounter, every: Duration) -> bool {
+    /// periods (`every`) says nothing about now: a stall may have come since. Nor does a miss that no later one followed in time,
+    /// as when the prober was starved: the other may answer by now.
+    pub fn witnesses(&self, other: &LiveCounter, now: Timestamp, every: Duration, timeout: Duration) -> bool {
         let (Some(from), Some(to)) = (other.first_miss, other.last_miss_sent) else { return false };
+        if now.since(to) > every * 2 + timeout {
+            return false;
+        }
         let from = from.max(to - every * 2);
         self.passes.iter().flatten().any(|sent| *sent >= from && *sent <= to)
     }
@@ -237,17 +241,22 @@ mod tests {
     fn the_first_to_recover_is_no_witness_against_those_who_answer_next() {
         let (at, second) = (Timestamp::from_millis, Duration::from_secs(1));
         let (mut silent, mut other) = (LiveCounter::default(), LiveCounter::default());
+        let (every, timeout) = (second, Duration::from_millis(300));
+        let witnesses =
+            |other: &LiveCounter, silent: &LiveCounter, now| other.witnesses(silent, at(now), every, timeout);
         other.pass(at(900));
         silent.miss(at(1300), at(1000), false);
         silent.miss(at(2300), at(2000), false);
-        assert!(!other.witnesses(&silent, second), "it passed before the silence began");
+        assert!(!witnesses(&other, &silent, 2300), "it passed before the silence began");
         other.pass(at(2500));
-        assert!(!other.witnesses(&silent, second), "nothing was asked of the silent one since");
+        assert!(!witnesses(&other, &silent, 2500), "nothing was asked of the silent one since");
         silent.miss(at(3300), at(3000), false);
-        assert!(other.witnesses(&silent, second));
+        assert!(witnesses(&other, &silent, 3300));
         other.pass(at(3100));
-        assert!(other.witnesses(&silent, second), "a later pass does not unmake the evidence");
+        assert!(witnesses(&other, &silent, 3300), "a later pass does not unmake the evidence");
+        assert!(witnesses(&other, &silent, 5300), "the next miss may take two periods and its timeout");
+        assert!(!witnesses(&other, &silent, 5301), "nothing is known of the silent one any more");
         silent.miss(at(6300), at(6000), false);
-        assert!(!other.witnesses(&silent, second), "it has fallen silent itself since");
+        assert!(!witnesses(&other, &silent, 6300), "it has fallen silent itself since");
     }
 }

@@ -61,7 +61,8 @@ impl Supervisor {
     }
 
     fn peers(&self, now: Timestamp, definition: &Definition, failing: &Instance, ids: &[InstanceId]) -> Peers {
-        let every = definition.service.live.as_ref().map_or(Duration::ZERO, |p| p.every);
+        let live = definition.service.live.as_ref();
+        let (every, timeout) = live.map_or((Duration::ZERO, Duration::ZERO), |p| (p.every, p.timeout));
         let mut peers = Peers {
             max_unavailable: definition.service.max_unavailable,
             min_available: self.min_available(definition),
@@ -70,7 +71,8 @@ impl Supervisor {
         };
         for other in ids.iter().filter(|id| **id != failing.id).filter_map(|id| self.instances.get(id)) {
             peers.others += 1;
-            peers.witnesses += u32::from(other.child_runs() && other.life.live.witnesses(&failing.life.live, every));
+            peers.witnesses +=
+                u32::from(other.child_runs() && other.life.live.witnesses(&failing.life.live, now, every, timeout));
             peers.usable += u32::from(other.usable());
             peers.acting += u32::from(other.acting.is_some_and(|t| now.since(t) < ACT_SETTLE));
         }
