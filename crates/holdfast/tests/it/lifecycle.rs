@@ -329,9 +329,10 @@ fn metrics_follow_the_file_and_a_busy_address_gates_nothing() {
         thief.join().expect("it ends")
     });
     assert!(thief.is_some(), "the agent was quicker every time");
+    let before = site.pid("web-1");
     site.ok(&["restart", "web"]);
-    site.wait_for("it ready again", || site.all_ready("web", 1));
-    assert_eq!(get(port, "/").expect("the balancer answers").0, 200);
+    site.wait_for("another one ready", || site.all_ready("web", 1) && site.pid("web-1") != before);
+    site.wait_for("an answer through the balancer", || get(port, "/").is_ok_and(|(status, _)| status == 200));
     drop((thief, holder));
     site.wait_for("metrics again", || served(second));
 }
