@@ -241,25 +241,36 @@ fn explain(step: u8, e: &io::Error, program: &Path, workdir: &Path, user: Option
 }
 
 fn run(mut ready: Ready) -> Result<Identity, (u8, io::Error)> {
-    if ready.cgroup.is_some() {
-        ready.is_inside = true;
-        if let Some(verdict) = attempt(&mut ready)? {
-            return verdict;
+    ready.is_inside = ready.cgroup.is_some();
+    let first = attempt(&mut ready);
+    let last = match first {
+        Attempt::Stillborn(_) if ready.is_inside => {
+            ready.is_inside = false;
+            attempt(&mut ready)
         }
-        ready.is_inside = false;
-    }
-    match attempt(&mut ready)? {
-        Some(verdict) => verdict,
-        None => Err((0, io::Error::other("it was killed before it could execute the program"))),
+        first => first,
+    };
+    match last {
+        Attempt::Started(who) => Ok(who),
+        Attempt::Failed(step, error) => Err((step, error)),
+        Attempt::Stillborn(error) => Err((0, error)),
     }
 }
 
-/// `None` when the child died, or could not be made, before it came to anything: a cgroup takes no births on kernels before
-/// 5.7, where a sandbox forbids it, and, on some, once it was killed.
-#[allow(clippy::type_complexity)]
-fn attempt(ready: &mut Ready) -> Result<Option<Result<Identity, (u8, io::Error)>>, (u8, io::Error)> {
-    let at_fork = |e: io::Error| (0, e);
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| at_fork(e.into()))?;
+enum Attempt {
+    Started(Identity),
+    /// It told why.
+    Failed(u8, io::Error),
+    /// It could not be made, or died before it did anything: no birth in a cgroup on kernels before 5.7, where a sandbox
+    /// forbids it, and, on some, once the cgroup was killed.
+    Stillborn(io::Error),
+}
+
+fn attempt(ready: &mut Ready) -> Attempt {
+    let (reader, writer) = match rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) {
+        Ok(ends) => ends,
+        Err(e) => return Attempt::Failed(0, e.into()),
+    };
     let argv: Vec<*const libc::c_char> = pointers(&ready.argv);
     let mut env: Vec<*const libc::c_char> = pointers(&ready.env);
     if let Some(line) = &mut ready.listen_pid {
@@ -272,20 +283,19 @@ fn attempt(ready: &mut Ready) -> Result<Option<Result<Identity, (u8, io::Error)>
         unsafe { become_program(ready, &argv, &env, writer.as_raw_fd()) }
     }
     if pid < 0 {
-        let error = io::Error::last_os_error();
-        return if ready.is_inside { Ok(None) } else { Err(at_fork(error)) };
+        return Attempt::Stillborn(io::Error::last_os_error());
     }
     drop(writer);
     let started = process::identity(pid).unwrap_or(Identity { pid, start_ticks: 0 });
-    let verdict = match verdict(reader) {
-        Verdict::Executed => return Ok(Some(Ok(started))),
-        Verdict::Failed(step, error) => Some(Err((step, error))),
-        Verdict::Died => None,
+    let end = match verdict(reader) {
+        Verdict::Executed => return Attempt::Started(started),
+        Verdict::Failed(step, error) => Attempt::Failed(step, error),
+        Verdict::Died => Attempt::Stillborn(io::Error::other("it was killed before it could execute the program")),
     };
     // The child is about to exit, or did: reap it here, it never was the program.
     // SAFETY: waits for exactly this child; no memory is shared.
     unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-    Ok(verdict)
+    end
 }
 
 /// As `fork`, with the child born in its cgroup if it is to be. Moving into a cgroup afterwards waits for a grace period of the
