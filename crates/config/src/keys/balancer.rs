@@ -87,7 +87,14 @@ pub(crate) static RETRY: Section = Section {
     title: "retry = { … }",
     doc: "A request that never reached an instance is always safe to repeat. One that may have reached it is repeated only if its method is idempotent, and nothing is repeated once the answer has begun.",
     keys: &[
-        key("tries", Integer { min: 2, max: 10 }, Is("3"), Live, "3", "Tries of one request, the first included."),
+        key(
+            "tries",
+            Integer { min: 2, max: 10 },
+            Is("3"),
+            Live,
+            "3",
+            "Tries of one request, the first included; as many again after each wait for an instance that is started again.",
+        ),
         key(
             "budget",
             Share,
