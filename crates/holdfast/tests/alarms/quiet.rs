@@ -15,9 +15,6 @@ const NAME: &str = "quiet::a_healthy_site_on_a_starved_machine_is_left_alone";
 /// Wall time under these conditions: in the test lane, and in the proof.
 const MINUTES: (u64, u64) = (5, 30);
 
-/// So long a fault lasts at least, for every watcher to see it.
-const SEEN_BY_ALL: Duration = Duration::from_millis(300);
-
 /// Service, and how many GETs a second go to it. One of them is nearly idle: there a single slow answer has no others
 /// beside it.
 const SERVICES: [(&str, u32); 4] = [("web", 80), ("plain", 60), ("fast", 40), ("asked", 2)];
@@ -157,12 +154,12 @@ impl<'a> Starved<'a> {
     /// The same judgement under the same conditions, now with something to judge.
     fn faults_are_found(&self) -> Found {
         let hung = self.watch_while(
-            |pid| {
+            |pid, watcher| {
                 kill(pid, "STOP");
                 self.until("a stopped instance to be out of the rotation", || !self.is_in_rotation("web-1"));
                 let found = Instant::now();
                 // On a machine this busy a watcher that looks every 20 ms is late too.
-                hold_for(SEEN_BY_ALL);
+                self.until("the watcher to see it", || watcher.has_seen_out());
                 kill(pid, "CONT");
                 found
             },
@@ -170,7 +167,7 @@ impl<'a> Starved<'a> {
         );
         let deaf = self.loss.as_ref().map(|loss| {
             self.watch_while(
-                |pid| {
+                |pid, _| {
                     // Its liveness fails, and the others of its service are well: it is restarted.
                     loss.blackhole(self.site.port_of("fast-1"));
                     self.until("an instance that nothing reaches to be restarted", || !crate::site::alive(pid));
@@ -180,7 +177,7 @@ impl<'a> Starved<'a> {
             )
         });
         let killed = self.watch_while(
-            |pid| {
+            |pid, _| {
                 kill(pid, "KILL");
                 self.until("another process", || self.site.child_of("plain-1").is_some_and(|now| now != pid));
                 Instant::now()
@@ -191,11 +188,11 @@ impl<'a> Starved<'a> {
     }
 
     /// `fault` tells when it was met.
-    fn watch_while(&self, fault: impl FnOnce(u32) -> Instant, id: &str) -> (Findings, Duration) {
+    fn watch_while(&self, fault: impl FnOnce(u32, &Watcher) -> Instant, id: &str) -> (Findings, Duration) {
         let pid = self.site.child_of(id).expect("it runs");
         let watcher = Watcher::begin(self.site, Cast::from([(pid, id.to_owned())]));
         let began = Instant::now();
-        let took = fault(pid).duration_since(began);
+        let took = fault(pid, &watcher).duration_since(began);
         hold_for(Duration::from_secs(1));
         (watcher.finish(), took)
     }

@@ -2,8 +2,8 @@
 //! that got no requests, incidents, and every transition in the logs.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -98,23 +98,31 @@ pub(crate) struct Watcher {
     restarts: u64,
     incidents: usize,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<(Vec<String>, u32, u32)>>,
+    /// What `poll_endpoints` noted so far.
+    out: Arc<Mutex<Vec<String>>>,
+    thread: Option<JoinHandle<(u32, u32)>>,
 }
 
 impl Watcher {
     pub(crate) fn begin(site: &Arc<Site>, cast: Cast) -> Self {
         let marks = Marks { agent: site.agent_log().len(), planes: site.plane_log().len() };
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, own) = (stop.clone(), site.clone());
+        let out = Arc::new(Mutex::default());
+        let (stopped, own, noted) = (stop.clone(), site.clone(), out.clone());
         let status = site.api("/v1/status");
-        let thread = std::thread::spawn(move || poll_endpoints(&own, &stopped));
+        let thread = Some(std::thread::spawn(move || poll_endpoints(&own, &stopped, &noted)));
         let incidents = incidents(site).len();
-        Watcher { site: site.clone(), cast, marks, restarts: restarts(&status), incidents, stop, thread: Some(thread) }
+        Watcher { site: site.clone(), cast, marks, restarts: restarts(&status), incidents, stop, out, thread }
+    }
+
+    /// Whether an endpoint was seen out of use since it began.
+    pub(crate) fn has_seen_out(&self) -> bool {
+        !self.out.lock().expect("no panic").is_empty()
     }
 
     pub(crate) fn finish(mut self) -> Findings {
         self.stop.store(true, Ordering::Relaxed);
-        let (out, looks, silent) = self.thread.take().expect("one").join().expect("it does not panic");
+        let (looks, silent) = self.thread.take().expect("one").join().expect("it does not panic");
         self.site.wait_for("the agent to answer", || self.site.api("/v1/status").is_object());
         let since = |log: &str, from: usize| log.get(from..).unwrap_or(log).to_owned();
         let lines = |log: String, mark: &str| -> Vec<String> {
@@ -127,7 +135,7 @@ impl Watcher {
             ended: gone.map(|(pid, what)| format!("{what}, process {pid}")).collect(),
             restarts: restarts(&self.site.api("/v1/status")).saturating_sub(self.restarts),
             ejected: lines(planes, "ejected"),
-            out,
+            out: std::mem::take(&mut *self.out.lock().expect("no panic")),
             incidents: incidents(&self.site).split_off(self.incidents),
             said: lines(agent, "transition"),
             looks,
@@ -157,16 +165,17 @@ fn incidents(site: &Site) -> Vec<String> {
 }
 
 /// Every change of an endpoint's state away from ready, and of its verdict to one that keeps requests away.
-fn poll_endpoints(site: &Site, stopped: &AtomicBool) -> (Vec<String>, u32, u32) {
+fn poll_endpoints(site: &Site, stopped: &AtomicBool, out: &Mutex<Vec<String>>) -> (u32, u32) {
     let table = Table::open(&site.data().join("plane/shared")).expect("the balancers' table");
-    let (mut seen, mut shown, mut looks, mut silent, mut n) = (Vec::new(), BTreeMap::new(), 0, 0, 0);
+    let (mut shown, mut looks, mut silent, mut n) = (BTreeMap::new(), 0, 0, 0);
     let began = Instant::now();
     while !stopped.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK_EVERY);
         let mut note = |who: String, state: String, well: bool| {
             let before = shown.insert(who.clone(), state.clone());
             if !well && before.as_ref() != Some(&state) {
-                seen.push(format!("{who} {state} after {:.1} s", began.elapsed().as_secs_f64()));
+                let line = format!("{who} {state} after {:.1} s", began.elapsed().as_secs_f64());
+                out.lock().expect("no panic").push(line);
             }
         };
         let now = clock::now();
@@ -189,5 +198,5 @@ fn poll_endpoints(site: &Site, stopped: &AtomicBool) -> (Vec<String>, u32, u32) 
             }
         }
     }
-    (seen, looks, silent)
+    (looks, silent)
 }

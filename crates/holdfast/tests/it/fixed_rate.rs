@@ -1,10 +1,10 @@
 //! The promises at a fixed rate: 2,000 GETs a second, 2 ms of work each, every body checked, latency from the intended send.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use crate::proof::{Evidence, proving, size};
 use crate::rate::{ANSWER_MAX, Failure, Rate, Summary, clients_of};
@@ -181,22 +181,16 @@ fn kill_a_plane(site: &Site, port: u16, rate: &Rate) -> Death {
     held.sort_by_key(|(_, clients)| clients.len());
     let (Some((pid, clients)), Some((_, elsewhere))) = (held.pop(), held.pop()) else { panic!("two processes") };
     let open = rate.open();
+    let process = pidfd_open(Pid::from_raw(pid as i32).expect("a process id"), PidfdFlags::empty()).expect("it runs");
     let killed = Instant::now();
     tiny::signal(pid, Signal::KILL);
-    let gone = wait_gone(pid);
+    // Readable once all its threads have ended, and with them its connections.
+    let limit = Timespec::try_from(PATIENCE).expect("a minute");
+    assert_eq!(poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)), Ok(1), "{pid} does not die");
+    let gone = Instant::now();
     assert!(!clients.is_empty(), "no connection is on the process that was killed");
     let in_flight = open.keys().filter(|port| clients.contains(port)).count();
     Death { pid, clients, elsewhere, in_flight, looked, killed, gone }
-}
-
-fn wait_gone(pid: u32) -> Instant {
-    let deadline = Instant::now() + PATIENCE;
-    // A zombie's other threads may be alive still, and its connections open.
-    while Path::new(&format!("/proc/{pid}")).exists() {
-        assert!(Instant::now() < deadline, "{pid} does not go");
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    Instant::now()
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::proof::{Evidence, proving, size};
 use crate::site::{PATIENCE, Site, alive, free_port, get, instances};
@@ -14,8 +15,6 @@ use crate::tiny;
 const STEP: Duration = Duration::from_millis(1);
 /// Ready for so long, the next death counts as the first: each kill is measured without a back-off.
 const FORGETS: Duration = Duration::from_secs(1);
-/// Of which two make a little more than that.
-const PAUSE: Duration = Duration::from_millis(550);
 
 const SPAWN_MS: f64 = 15.0;
 const READY_MS: f64 = 50.0;
@@ -104,11 +103,10 @@ service = "web"
     let [mut spawned, mut direct, mut through, mut bare] = std::array::from_fn(|_| Times::default());
     let births = site.path().join("births");
     for _ in 0..kills {
-        site.wait_ready("web-1");
         // In turn with the kills: a machine that was idle for a while starts everything more slowly.
-        pace_forgetting();
+        wait_ready_for(&site, FORGETS / 2);
         bare.0.push(bare_start(&bare_argv, &[("TINY_START_MS", start_ms.to_string())], bare_port));
-        pace_forgetting();
+        wait_ready_for(&site, FORGETS + FORGETS / 10);
         let (pid, born) = (site.pid("web-1"), tiny::births(&births));
         let killed = tiny::signal(pid, Signal::KILL);
         let answered = std::thread::scope(|scope| {
@@ -141,9 +139,12 @@ service = "web"
     missed
 }
 
-/// A deadline that is named: the restart policy forgets by then.
-fn pace_forgetting() {
-    std::thread::sleep(PAUSE);
+fn wait_ready_for(site: &Site, time: Duration) {
+    let long_enough = |web: &Value| web["since_ms"].as_u64().is_some_and(|ms| ms >= time.as_millis() as u64);
+    site.wait_for(&format!("web-1 ready for {time:?}"), || {
+        let web = site.seen("web-1");
+        web["state"] == "ready" && long_enough(&web)
+    });
 }
 
 #[test]

@@ -534,22 +534,23 @@ mod tests {
         let path = tree.leaf(&format!("test-enter-{}", std::process::id()), "web-1");
         let leaf = crate::cgroup::Leaf::create(&path).expect("the tree is writable");
         let dir = leaf.entrance().expect("it exists");
+        let (mut reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
         // SAFETY: the child makes system calls only, and ends in the signal below or by itself.
         let child = unsafe {
             let pid = libc::fork();
             if pid == 0 {
-                libc::alarm(30);
+                libc::alarm(10);
                 let _ = enter(dir.as_raw_fd());
+                libc::write(writer.as_raw_fd(), [ARRIVED].as_ptr().cast(), 1);
                 loop {
                     libc::pause();
                 }
             }
             pid
         };
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while leaf.pids() != [child] && std::time::Instant::now() < deadline {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+        // Ends with its word, or with the alarm that ends the child and its end of the pipe.
+        drop(writer);
+        let _ = rustix::io::read(&mut reader, &mut [0; 1]);
         let inside = leaf.pids();
         // SAFETY: of exactly this child, which is not reaped yet.
         unsafe {
