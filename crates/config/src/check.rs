@@ -8,6 +8,7 @@ mod references;
 mod services;
 mod weak_points;
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use crate::model::Config;
@@ -23,6 +24,8 @@ pub struct Environment {
     pub unprivileged_port_min: u16,
     pub cpus: usize,
     pub is_root: bool,
+    /// Where other machines reach this one, once it is known.
+    pub address: Option<IpAddr>,
 }
 
 impl Environment {
@@ -40,6 +43,7 @@ impl Environment {
             unprivileged_port_min: read("/proc/sys/net/ipv4/ip_unprivileged_port_start").trim().parse().unwrap_or(1024),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             is_root: uids.split_whitespace().nth(1) == Some("0"),
+            address: None,
         }
     }
 }

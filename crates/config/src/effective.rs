@@ -1,6 +1,7 @@
 //! Every setting that is in force, as the file would spell it: what `show` prints, `plan` compares and the hash is taken from.
 
 mod balancer;
+mod cluster;
 mod drill;
 mod node;
 mod service;
@@ -11,6 +12,7 @@ use crate::keys::{Change, Default, Section};
 use crate::quantity::{format_duration, format_percent, format_size};
 
 pub(crate) use balancer::balancer;
+pub(crate) use cluster::{cluster, machine};
 pub(crate) use drill::drill;
 pub(crate) use node::node;
 pub(crate) use service::service;
@@ -109,6 +111,13 @@ pub(crate) fn text(value: impl AsRef<str>) -> String {
 
 pub(crate) fn list(items: impl IntoIterator<Item = String>) -> String {
     format!("[{}]", items.into_iter().collect::<Vec<_>>().join(", "))
+}
+
+/// Labels with their values, as `on` spells them.
+pub(crate) fn on(labels: &std::collections::BTreeMap<String, Vec<String>>) -> String {
+    let all: Vec<String> =
+        labels.iter().map(|(label, values)| format!("{} = {}", text(label), texts(values))).collect();
+    format!("{{ {} }}", all.join(", "))
 }
 
 pub(crate) fn texts(items: &[String]) -> String {

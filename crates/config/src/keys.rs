@@ -1,14 +1,16 @@
 //! Every key a file may hold: the one definition that the reader obeys and the reference is printed from.
 
 mod balancer;
+mod cluster;
 mod drill;
 mod node;
 mod service;
 
 pub(crate) use balancer::{BALANCER, EJECT, LIMITS, RETRY, TIMEOUTS};
+pub(crate) use cluster::{CLUSTER, MACHINE};
 pub(crate) use drill::DRILL;
 pub(crate) use node::NODE;
-pub(crate) use service::{LIVE, LOG, READY, REFERENCE, RESTART, SERVICE, STARTUP, STOP};
+pub(crate) use service::{LIVE, LOG, NEEDS, READY, REFERENCE, RESTART, SERVICE, STARTUP, STOP};
 
 /// What a value looks like, with its range. Texts are as the file spells them.
 #[derive(Clone, Copy, Debug)]
@@ -111,10 +113,10 @@ impl Section {
 }
 
 /// In the order of the reference.
-pub(crate) const SECTIONS: [&Section; 15] = [
-    &NODE, &SERVICE, &REFERENCE, &RESTART, &STARTUP, &READY, &LIVE, &STOP, &LOG, &BALANCER, &RETRY, &EJECT, &TIMEOUTS,
-    &LIMITS, &DRILL,
+pub(crate) const SECTIONS: [&Section; 18] = [
+    &NODE, &CLUSTER, &MACHINE, &SERVICE, &REFERENCE, &RESTART, &STARTUP, &READY, &LIVE, &STOP, &LOG, &NEEDS, &BALANCER,
+    &RETRY, &EJECT, &TIMEOUTS, &LIMITS, &DRILL,
 ];
 
 /// Tables that stand at the top of a file.
-pub(crate) const TOP: [&str; 4] = ["node", "service", "balancer", "drill"];
+pub(crate) const TOP: [&str; 5] = ["node", "cluster", "service", "balancer", "drill"];

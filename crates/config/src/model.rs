@@ -1,18 +1,23 @@
 //! The validated configuration: what the rest of holdfast reads. No TOML, no spans, no unresolved
 //! defaults; secrets are still references.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_policy::health::Thresholds;
+use holdfast_policy::lease::Timings;
 use holdfast_policy::restart;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub node: Node,
+    /// `None` keeps this machine alone.
+    pub cluster: Option<Cluster>,
+    /// Machines that the file describes; others may join too.
+    pub nodes: BTreeMap<String, Machine>,
     pub services: BTreeMap<String, Service>,
     pub balancers: BTreeMap<String, Balancer>,
     pub drills: BTreeMap<String, Drill>,
@@ -34,6 +39,44 @@ pub struct Node {
     pub balancer_threads: Option<u16>,
     pub journal_days: u32,
     pub journal_size_bytes: u64,
+}
+
+/// `[cluster]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// Its keys in etcd lie below `/holdfast/NAME`.
+    pub name: String,
+    /// `http://` or `https://`, host and port.
+    pub etcd: Vec<String>,
+    /// `default`, `fast` or `wan`.
+    pub lease_profile: &'static str,
+    pub lease: Timings,
+    pub user: Option<String>,
+    /// A reference.
+    pub password: Option<Value>,
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+/// `[node.NAME]`: one machine of the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Machine {
+    pub name: String,
+    pub address: Option<IpAddr>,
+    pub host: Option<String>,
+    pub rack: Option<String>,
+    pub zone: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    pub cpus: Option<u32>,
+    pub memory_bytes: Option<u64>,
+}
+
+/// What an instance reserves of its machine; used for placement only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    pub cpu_millis: u32,
+    pub memory_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +160,11 @@ pub struct Service {
     /// Must never run twice: deadline from the agent, killed by the shim when it passes.
     pub fenced: bool,
     pub log: Log,
+    /// Labels that its machine must have, each with one of the values; `node` is the machine's name.
+    pub on: BTreeMap<String, Vec<String>>,
+    /// Services that no instance may share a machine with.
+    pub apart_from: BTreeSet<String>,
+    pub needs: Needs,
     /// Declared availability target, e.g. 0.999.
     pub availability: Option<f64>,
 }
@@ -148,6 +196,9 @@ impl Service {
             max_unavailable: 1,
             fenced: false,
             log: Log { size_bytes_max: 10 << 20, keep: 5 },
+            on: BTreeMap::new(),
+            apart_from: BTreeSet::new(),
+            needs: Needs::default(),
             availability: None,
         }
     }
@@ -222,6 +273,8 @@ pub struct Balancer {
     pub access_log: bool,
     /// Addresses whose X-Forwarded-* headers are believed (CIDR not needed yet). Default none.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Labels of the machines that it listens on; empty is all.
+    pub on: BTreeMap<String, Vec<String>>,
     pub availability: Option<f64>,
 }
 

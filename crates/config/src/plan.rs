@@ -4,7 +4,7 @@ mod render;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::effective::{Setting, balancer, drill, node, service};
+use crate::effective::{Setting, balancer, cluster, drill, machine, node, service};
 use crate::keys::Change as Effect;
 use crate::model::Config;
 
@@ -88,6 +88,8 @@ pub fn plan(old: Option<&Config>, new: &Config) -> Plan {
 
 fn tables(config: &Config) -> Tables {
     let mut all = Tables::from([("node".to_owned(), node(&config.node))]);
+    all.extend(config.cluster.iter().map(|c| ("cluster".to_owned(), cluster(c))));
+    all.extend(config.nodes.iter().map(|(name, m)| (format!("node.{name}"), machine(m))));
     all.extend(config.services.iter().map(|(name, s)| (format!("service.{name}"), service(s))));
     all.extend(config.balancers.iter().map(|(name, b)| (format!("balancer.{name}"), balancer(b))));
     all.extend(config.drills.iter().map(|(name, d)| (format!("drill.{name}"), drill(d))));

@@ -1,6 +1,7 @@
 //! From parsed TOML to the model. Always yields a whole [`Config`]; it counts only when nothing was found wrong.
 
 mod balancer;
+mod cluster;
 mod drill;
 mod node;
 mod probe;
@@ -11,6 +12,7 @@ pub(crate) mod settle;
 pub(crate) use service::signal_name;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -18,7 +20,7 @@ use toml::de::{DeTable, DeValue};
 use crate::check::Environment;
 use crate::code;
 use crate::diagnostic::{Diagnostic, Severity, Span};
-use crate::keys::{NODE, Section, TOP};
+use crate::keys::{CLUSTER, MACHINE, NODE, Section, TOP};
 use crate::model::Config;
 use crate::reader::{Fault, Findings, Reader, unknown_key};
 
@@ -33,8 +35,12 @@ pub(crate) fn read(out: &mut Findings, file: &DeTable<'_>, environment: &Environ
             out.push(unknown_table(name.get_ref(), name.span(), value.get_ref()));
         }
     }
+    let (settings, machines) = match file.get("node").map(Spanned::get_ref) {
+        Some(DeValue::Table(table)) => cluster::split(table, &NODE),
+        _ => (DeTable::new(), DeTable::new()),
+    };
     let node = match file.get("node").map(Spanned::get_ref) {
-        Some(DeValue::Table(table)) => Reader::new(out, "node".into(), &NODE, table),
+        Some(DeValue::Table(_)) => Reader::new(out, "node".into(), &NODE, &settings),
         other => {
             if let (Some(other), Some(value)) = (other, file.get("node")) {
                 out.fault("node", value.span(), Fault::kind("a table", other));
@@ -43,10 +49,25 @@ pub(crate) fn read(out: &mut Findings, file: &DeTable<'_>, environment: &Environ
         }
     };
     let node = node::read(out, &node, environment);
-    let services = named(out, file, "service", &crate::keys::SERVICE, service::read);
+    let nodes = all_named(out, &machines, "node", &MACHINE, cluster::machine);
+    let cluster = match file.get("cluster").map(|v| (v.span(), v.get_ref())) {
+        Some((_, DeValue::Table(table))) => {
+            let reader = Reader::new(out, "cluster".into(), &CLUSTER, table);
+            Some(cluster::read(out, &reader))
+        }
+        Some((span, other)) => {
+            out.fault("cluster", span, Fault::kind("a table", other));
+            None
+        }
+        None => None,
+    };
+    // Whoever stands on another machine cannot reach loopback.
+    let host = environment.address.filter(|_| cluster.is_some()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let services =
+        named(out, file, "service", &crate::keys::SERVICE, |out, table, name| service::read(out, table, name, host));
     let balancers = named(out, file, "balancer", &crate::keys::BALANCER, balancer::read);
     let drills = named(out, file, "drill", &crate::keys::DRILL, drill::read);
-    let mut config = Config { node, services, balancers, drills };
+    let mut config = Config { node, cluster, nodes, services, balancers, drills };
     settle::settle(out, &mut config);
     config
 }
@@ -59,13 +80,23 @@ fn named<T>(
     section: &'static Section,
     read: impl Fn(&mut Findings, &Reader<'_>, &str) -> T,
 ) -> BTreeMap<String, T> {
-    let mut all = BTreeMap::new();
-    let Some(value) = file.get(noun) else { return all };
+    let Some(value) = file.get(noun) else { return BTreeMap::new() };
     let DeValue::Table(tables) = value.get_ref() else {
         let fault = Fault::kind("a table for each name", value.get_ref()).hint(format!("write [{noun}.NAME]"));
         out.fault(noun, value.span(), fault);
-        return all;
+        return BTreeMap::new();
     };
+    all_named(out, tables, noun, section, read)
+}
+
+fn all_named<T>(
+    out: &mut Findings,
+    tables: &DeTable<'_>,
+    noun: &'static str,
+    section: &'static Section,
+    read: impl Fn(&mut Findings, &Reader<'_>, &str) -> T,
+) -> BTreeMap<String, T> {
+    let mut all = BTreeMap::new();
     for (name, value) in tables {
         let path = format!("{noun}.{}", name.get_ref());
         out.spans.note(noun, name.get_ref(), name.span(), value.span());

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::keys::{BALANCER, DRILL, Default, Key, LIVE, NODE, READY, SECTIONS, SERVICE, STARTUP, Section, Type};
+use crate::keys::{
+    BALANCER, CLUSTER, DRILL, Default, Key, LIVE, MACHINE, NODE, READY, SECTIONS, SERVICE, STARTUP, Section, Type,
+};
 
 /// A file that uses much of what there is; a test reads it and finds nothing to say.
 pub(crate) const EXAMPLE: &str = include_str!("reference/example.toml");
@@ -41,7 +43,7 @@ pub fn reference() -> String {
 }
 
 fn chapter(out: &mut String, section: &'static Section) {
-    let top = [&NODE, &SERVICE, &BALANCER, &DRILL].into_iter().any(|s| std::ptr::eq(s, section));
+    let top = [&NODE, &CLUSTER, &MACHINE, &SERVICE, &BALANCER, &DRILL].into_iter().any(|s| std::ptr::eq(s, section));
     let mark = if top { "##" } else { "###" };
     let probe = std::ptr::eq(section, &STARTUP);
     let title = if probe { "`startup`, `ready`, `live`" } else { &format!("`{}`", section.title) };

@@ -1,11 +1,17 @@
 //! The configuration in force, every default spelled out, as TOML that reads back; secrets hidden.
 
-use crate::effective::{Setting, balancer, drill, node, service};
+use crate::effective::{Setting, balancer, cluster, drill, machine, node, service};
 use crate::model::Config;
 
 pub fn show(config: &Config) -> String {
     let mut out = String::new();
     table(&mut out, "node", node(&config.node));
+    if let Some(c) = &config.cluster {
+        table(&mut out, "cluster", cluster(c));
+    }
+    for (name, m) in &config.nodes {
+        table(&mut out, &format!("node.{name}"), machine(m));
+    }
     for (name, s) in &config.services {
         table(&mut out, &format!("service.{name}"), service(s));
     }

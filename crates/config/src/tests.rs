@@ -17,6 +17,7 @@ pub(crate) fn environment() -> Environment {
         hostname: "box".into(),
         ephemeral_ports: Some(32768..=60999),
         unprivileged_port_min: 1024,
+        address: None,
         cpus: 2,
         is_root: false,
     }

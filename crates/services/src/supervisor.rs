@@ -12,6 +12,7 @@ mod history;
 mod instance;
 mod observed;
 mod order;
+mod placed;
 mod probing;
 mod reconcile;
 mod status;
@@ -28,6 +29,7 @@ use holdfast_policy::{InstanceId, Timestamp};
 pub use action::{Action, EndpointState, Entry, Launch, Phase, Probe, ProbeKind, Request};
 pub use definition::Definition;
 pub use event::{Event, Exit, Finished, Outcome, Record, ShimPhase, ShimState, Target};
+pub use placed::{Elsewhere, Placed, Placement};
 pub use status::{InstanceStatus, PauseStatus, ServiceStatus, Status};
 
 use history::History;
@@ -70,6 +72,8 @@ pub struct Supervisor {
     rng: Rng,
     services: BTreeMap<Arc<str>, Arc<Definition>>,
     scale: BTreeMap<Arc<str>, u32>,
+    /// `None`: everything runs on this machine.
+    placement: Option<Placement>,
     revision: u64,
     /// What is wanted was told.
     told: bool,
@@ -100,6 +104,7 @@ impl Supervisor {
             rng: Rng::from_seed(seed),
             services: BTreeMap::new(),
             scale: BTreeMap::new(),
+            placement: None,
             revision: 0,
             told: false,
             instances: BTreeMap::new(),
@@ -185,7 +190,7 @@ impl Supervisor {
     /// The definition of an instance that should be there.
     fn wanted(&self, id: &InstanceId) -> Option<Arc<Definition>> {
         let definition = self.services.get(&id.service)?;
-        (!self.stopping && id.ordinal <= self.replicas(definition)).then(|| definition.clone())
+        (!self.stopping && self.is_wanted_here(definition, id)).then(|| definition.clone())
     }
 
     fn paused(&self, id: &InstanceId) -> Option<&Pause> {

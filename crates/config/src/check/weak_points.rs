@@ -32,7 +32,7 @@ pub(super) fn check(out: &mut Findings, config: &Config) {
                 .hint("balancer_processes = 2; while one restarts, the other answers"),
         );
     }
-    if !config.balancers.is_empty() {
+    if !config.balancers.is_empty() && config.cluster.is_none() {
         let message = "everything runs on one machine: its loss is the loss of all";
         out.push(
             Diagnostic::new(Severity::Advice, code::ONE_NODE, message)

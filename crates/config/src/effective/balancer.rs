@@ -24,6 +24,9 @@ pub(crate) fn balancer(balancer: &Balancer) -> Vec<Setting> {
     }
     out.put("slow_start", duration(balancer.slow_start));
     out.put("access_log", balancer.access_log.to_string());
+    if !balancer.on.is_empty() {
+        out.put("on", super::on(&balancer.on));
+    }
     if !balancer.trusted_proxies.is_empty() {
         out.put("trusted_proxies", list(balancer.trusted_proxies.iter().map(|ip| text(ip.to_string()))));
     }

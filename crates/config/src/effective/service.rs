@@ -4,7 +4,7 @@ use std::path::Path;
 
 use holdfast_policy::restart::{Policy, When};
 
-use crate::keys::{LIVE, LOG, READY, RESTART, SERVICE, STARTUP, STOP, Section};
+use crate::keys::{LIVE, LOG, NEEDS, READY, RESTART, SERVICE, STARTUP, STOP, Section};
 use crate::model::{Check, Command, Condition, Kind, Port, Probe, Service, Stop, Value};
 use crate::read::signal_name;
 use crate::secret::{is_secret, mask_line, mask_words};
@@ -49,6 +49,12 @@ pub(crate) fn service(service: &Service) -> Vec<Setting> {
         out.put("max_unavailable", service.max_unavailable.to_string());
     }
     out.put("fenced", service.fenced.to_string());
+    if !service.on.is_empty() {
+        out.put("on", super::on(&service.on));
+    }
+    if !service.apart_from.is_empty() {
+        out.put("apart_from", super::list(service.apart_from.iter().map(text)));
+    }
     out.put_some("availability", service.availability, share);
     restart(&mut out, service.kind, &service.restart);
     probe(&mut out, "startup", &STARTUP, service.startup.as_ref());
@@ -58,6 +64,9 @@ pub(crate) fn service(service: &Service) -> Vec<Setting> {
     out.table("log", &LOG);
     out.put("size", size(service.log.size_bytes_max));
     out.put("keep", service.log.keep.to_string());
+    out.table("needs", &NEEDS);
+    out.put_some("cpu_millis", Some(service.needs.cpu_millis).filter(|n| *n > 0), |n| n.to_string());
+    out.put_some("memory", Some(service.needs.memory_bytes).filter(|n| *n > 0), size);
     out.finish()
 }
 

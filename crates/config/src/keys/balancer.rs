@@ -73,6 +73,14 @@ pub(crate) static BALANCER: Section = Section {
             "Clients whose `X-Forwarded-*` headers are believed and passed on; from all others they are replaced.",
         ),
         key(
+            "on",
+            Forms("table of label = text or array of texts"),
+            Words("every machine"),
+            Live,
+            r#"{ zone = ["east", "west"] }"#,
+            "In a cluster: labels of the machines that listen, each with one of the values, as for services.",
+        ),
+        key(
             "availability",
             Share,
             Words("none"),

@@ -177,12 +177,52 @@ pub(crate) static SERVICE: Section = Section {
             "Output of the instances; see below.",
         ),
         key(
+            "on",
+            Forms("table of label = text or array of texts"),
+            Words("every machine"),
+            Live,
+            r#"{ zone = ["east", "west"] }"#,
+            "In a cluster: labels that a machine must have to run it, each with one of the values. Besides its own labels every machine has `node`, `host`, `rack` and `zone`.",
+        ),
+        key(
+            "apart_from",
+            Forms("array of services"),
+            Words("none"),
+            Live,
+            r#"["web"]"#,
+            "In a cluster: services that no instance shares a machine with.",
+        ),
+        key(
+            "needs",
+            Forms("table"),
+            Words("nothing"),
+            Live,
+            r#"{ cpu_millis = 500, memory = "256MiB" }"#,
+            "In a cluster: what an instance reserves of its machine; see below.",
+        ),
+        key(
             "availability",
             Share,
             Words("none"),
             Live,
             r#""99.9%""#,
             "Declared target, which `status` compares with what was measured.",
+        ),
+    ],
+};
+
+pub(crate) static NEEDS: Section = Section {
+    title: "needs = { … }",
+    doc: "What an instance reserves of its machine. It decides where instances may go; it is no limit on what they use.",
+    keys: &[
+        key("cpu_millis", Integer { min: 1, max: 1_000_000 }, Words("none"), Live, "500", "Thousandths of a core."),
+        key(
+            "memory",
+            Size { min: "1MiB", max: "64TiB" },
+            Words("none"),
+            Live,
+            r#""256MiB""#,
+            "Memory that it is expected to use.",
         ),
     ],
 };

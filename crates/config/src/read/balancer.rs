@@ -35,6 +35,7 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str) -> Balanc
             let text = v.as_str().ok_or_else(|| Fault::kind("an IP address", v))?;
             text.parse().map_err(|_| Fault::value("not an IP address"))
         }),
+        on: table.form(out, "on", super::cluster::on).unwrap_or_default(),
         availability: table.opt_share(out, "availability"),
     }
 }

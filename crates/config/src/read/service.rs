@@ -4,21 +4,22 @@ mod env;
 mod stop;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use toml::de::DeValue;
 
 use crate::code;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::keys::{LIVE, LOG, READY, STARTUP};
-use crate::model::{Command, Condition, Kind, Log, Port, Service};
+use crate::keys::{LIVE, LOG, NEEDS, READY, STARTUP};
+use crate::model::{Command, Condition, Kind, Log, Needs, Port, Service};
 use crate::reader::{Fault, Findings, Reader, integer, unknown_word};
 
 use super::{probe, restart};
 
 pub(crate) use stop::signal_name;
 
-pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str) -> Service {
+/// `host` is where it listens when the file does not say.
+pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str, host: IpAddr) -> Service {
     let kind = match table.choice(out, "type") {
         Some("job") => Kind::Job,
         _ => Kind::Service,
@@ -38,7 +39,7 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str) -> Servic
         group: table.text(out, "group"),
         umask: table.form(out, "umask", umask),
         open_files: table.opt_u32(out, "open_files").map(u64::from),
-        host: table.form(out, "host", ip).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        host: table.form(out, "host", ip).unwrap_or(host),
         // Without the key, `settle` decides once balancers are known.
         port: table.form(out, "port", port).unwrap_or(Port::None),
         after: after(out, table),
@@ -51,6 +52,9 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str) -> Servic
         max_unavailable,
         fenced: table.boolean(out, "fenced"),
         log: log(out, table),
+        on: table.form(out, "on", super::cluster::on).unwrap_or_default(),
+        apart_from: table.list(out, "apart_from", super::cluster::service_name).into_iter().collect(),
+        needs: needs(out, table),
         availability: table.opt_share(out, "availability"),
     }
 }
@@ -74,6 +78,15 @@ fn command(out: &mut Findings, table: &Reader<'_>) -> Command {
         table.missing(out, "command", span);
     }
     Command::Argv(table.argv(out, "command").unwrap_or_default())
+}
+
+fn needs(out: &mut Findings, table: &Reader<'_>) -> Needs {
+    let empty = toml::de::DeTable::new();
+    let needs = table.inner_or_empty(out, "needs", &NEEDS, &empty);
+    Needs {
+        cpu_millis: needs.opt_u32(out, "cpu_millis").unwrap_or(0),
+        memory_bytes: needs.opt_size(out, "memory").unwrap_or(0),
+    }
 }
 
 fn log(out: &mut Findings, table: &Reader<'_>) -> Log {
@@ -149,7 +162,7 @@ fn port(value: &DeValue<'_>) -> Result<Port, Fault> {
     }
 }
 
-fn ip(value: &DeValue<'_>) -> Result<IpAddr, Fault> {
+pub(super) fn ip(value: &DeValue<'_>) -> Result<IpAddr, Fault> {
     let text = value.as_str().ok_or_else(|| Fault::kind("an IP address", value))?;
     text.parse().map_err(|_| {
         let hint = if text == "localhost" {

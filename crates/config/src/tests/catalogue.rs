@@ -40,6 +40,8 @@ fn file_with(section: &'static Section, key: &str, example: &str) -> String {
     };
     let (table, name, value) = match () {
         () if is(&keys::NODE) => ("node", key.to_owned(), example.to_owned()),
+        () if is(&keys::CLUSTER) => ("cluster", key.to_owned(), example.to_owned()),
+        () if is(&keys::MACHINE) => ("node.app", key.to_owned(), example.to_owned()),
         () if is(&keys::SERVICE) => ("service.app", key.to_owned(), example.to_owned()),
         () if is(&keys::REFERENCE) => with("service.app", inner("env.KEY", "")),
         () if is(&keys::RESTART) => with("service.app", inner("restart", "")),
@@ -47,6 +49,7 @@ fn file_with(section: &'static Section, key: &str, example: &str) -> String {
         () if is(&keys::READY) => with("service.app", inner("ready", ask)),
         () if is(&keys::LIVE) => with("service.app", inner("live", ask)),
         () if is(&keys::STOP) => with("service.app", inner("stop", "")),
+        () if is(&keys::NEEDS) => with("service.app", inner("needs", "")),
         () if is(&keys::LOG) => with("service.app", inner("log", "")),
         () if is(&keys::BALANCER) => ("balancer.app", key.to_owned(), example.to_owned()),
         () if is(&keys::RETRY) => with("balancer.app", inner("retry", "")),
@@ -58,6 +61,13 @@ fn file_with(section: &'static Section, key: &str, example: &str) -> String {
     let mut lines = BTreeMap::from(match table.split('.').next() {
         Some("service") => [("command", "[\"app\"]"), ("replicas", "3")],
         Some("balancer") => [("listen", "\"127.0.0.1:9090\""), ("service", "\"web\"")],
+        Some("cluster") => match key {
+            "cert" => [("etcd", "\"http://10.0.0.1:2379\""), ("key", "\"/k\"")],
+            "key" => [("etcd", "\"http://10.0.0.1:2379\""), ("cert", "\"/c\"")],
+            "password" => [("etcd", "\"http://10.0.0.1:2379\""), ("user", "\"u\"")],
+            _ => [("etcd", "\"http://10.0.0.1:2379\""), ("name", "\"n\"")],
+        },
+        Some("node") if table != "node" => [("rack", "\"r\""), ("zone", "\"z\"")],
         Some("drill") => [("fault", "\"kill\""), ("target", "\"web\"")],
         _ => [("journal_days", "30"), ("zone", "\"z\"")],
     });

@@ -11,6 +11,7 @@ fn config(text: &str) -> Config {
         hostname: "here".into(),
         ephemeral_ports: Some(32768..=60999),
         unprivileged_port_min: 1024,
+        address: None,
         cpus: 2,
         is_root: false,
     };

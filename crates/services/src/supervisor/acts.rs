@@ -65,7 +65,7 @@ impl Supervisor {
         let (every, timeout) = live.map_or((Duration::ZERO, Duration::ZERO), |p| (p.every, p.timeout));
         let mut peers = Peers {
             max_unavailable: definition.service.max_unavailable,
-            min_available: self.min_available(definition),
+            min_available: self.min_available_here(definition),
             last_restart: self.liveness_restarts.get(definition.service.name.as_str()).copied(),
             ..Peers::default()
         };
@@ -76,6 +76,11 @@ impl Supervisor {
             peers.usable += u32::from(other.usable());
             peers.acting += u32::from(other.acting.is_some_and(|t| now.since(t) < ACT_SETTLE));
         }
+        let elsewhere = self.elsewhere(definition);
+        peers.others += elsewhere.started;
+        // Their own machines look after them: ready there, by newer news than this instance's silence.
+        peers.witnesses += elsewhere.ready;
+        peers.usable += elsewhere.ready;
         peers
     }
 
@@ -132,8 +137,8 @@ impl Supervisor {
     }
 
     fn replace_due(&mut self, now: Timestamp, definition: &Definition, ids: &[InstanceId]) {
-        let service = &definition.service;
-        let min_available = self.min_available(definition);
+        let min_available = self.min_available_here(definition);
+        let turns = self.turns(definition);
         for _ in 0..ids.len() {
             let candidates: Vec<Candidate> = ids
                 .iter()
@@ -144,7 +149,11 @@ impl Supervisor {
                     acting: i.acting.is_some() || i.leave.is_some(),
                 })
                 .collect();
-            match rollout::next(&candidates, service.max_unavailable, min_available) {
+            let next = match rollout::next(&candidates, turns, min_available) {
+                Next::Replace(n) if turns == 0 && !candidates[n].acting => Next::WaitForActing,
+                next => next,
+            };
+            match next {
                 Next::Done => return,
                 Next::Replace(n) => {
                     if !self.replace(now, definition, &ids[n]) {
@@ -236,7 +245,7 @@ impl Supervisor {
             self.of_service(&id.service).filter(same).count()
         };
         let leaves_capacity = self.instances.get(id).is_some_and(Instance::usable);
-        let min_available = self.min_available(definition);
+        let min_available = self.min_available_here(definition);
         !leaves_capacity || rollout::may_leave(usable(false), usable(true), min_available) > 0
     }
 }

@@ -9,6 +9,7 @@ use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 
 use super::action::ProbeKind;
 use super::definition::Definition;
+use super::placed::Placement;
 
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -150,6 +151,8 @@ pub enum Event {
         scale: BTreeMap<Arc<str>, u32>,
         revision: u64,
     },
+    /// What of the services runs here; `None` is everything. Told before the first `Desired` of a machine in a cluster.
+    Placement(Option<Placement>),
     /// `None` goes back to the file's number.
     Scale {
         service: Arc<str>,

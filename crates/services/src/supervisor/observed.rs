@@ -25,6 +25,7 @@ impl Supervisor {
         match event {
             Event::Adopt { records, found } => self.on_adopt(records, found),
             Event::Desired { services, scale, revision } => self.on_desired(now, services, scale, revision),
+            Event::Placement(placement) => self.on_placement(placement),
             Event::Scale { service, replicas } => self.on_scale(now, service, replicas),
             Event::Shim { instance, state } => {
                 self.instance_or_new(&instance, Shim::Unknown);

@@ -26,14 +26,20 @@ impl Supervisor {
 
     fn is_met(&self, of: &Definition, condition: Condition) -> bool {
         let instances = || self.of_service(&of.service.name).filter(|i| self.wanted(&i.id).is_some());
+        let elsewhere = self.elsewhere(of);
         let needed = (of.service.min_available.max(1) as usize).min(self.replicas(of) as usize);
         match condition {
-            Condition::Started => instances().filter(|i| i.child_runs() || is_complete(i, of)).count() >= needed,
+            Condition::Started => {
+                let started = instances().filter(|i| i.child_runs() || is_complete(i, of)).count();
+                started + elsewhere.started as usize >= needed
+            }
             Condition::Ready => {
                 let ready = |i: &&Instance| i.life.published == Some(EndpointState::Ready);
-                instances().filter(ready).count() >= needed
+                instances().filter(ready).count() + elsewhere.ready as usize >= needed
             }
-            Condition::Completed => instances().all(|i| is_complete(i, of)) && instances().count() > 0,
+            Condition::Completed => {
+                elsewhere.completed || (instances().all(|i| is_complete(i, of)) && instances().count() > 0)
+            }
         }
     }
 

@@ -74,7 +74,7 @@ impl Supervisor {
         let wanted: Vec<InstanceId> = self
             .services
             .iter()
-            .flat_map(|(name, d)| (1..=self.replicas(d)).map(|n| InstanceId::new(name.clone(), n)))
+            .flat_map(|(name, d)| self.wanted_ordinals(d).into_iter().map(|n| InstanceId::new(name.clone(), n)))
             .collect();
         for id in wanted {
             self.instance_or_new(&id, Shim::Absent);

@@ -84,7 +84,7 @@ impl Supervisor {
                 internal: definition.internal,
                 job: definition.is_job(),
                 removed: false,
-                desired: if self.stopping { 0 } else { self.replicas(definition) },
+                desired: if self.stopping { 0 } else { self.wanted_ordinals(definition).len() as u32 },
                 ready: 0,
                 min_available: definition.service.min_available,
                 settled: false,

@@ -5,7 +5,7 @@ mod rig;
 use std::time::Duration;
 
 use expect_test::expect;
-use holdfast_config::{Condition, Kind, Port};
+use holdfast_config::{Command, Condition, Kind, Port};
 
 use super::*;
 use rig::{Rig, http, service};
@@ -323,4 +323,59 @@ fn a_fenced_instance_gets_each_deadline_before_its_lease_is_renewed() {
         6003 command db-1 1.1 Deadline(13.002s)
     "#]]
     .assert_eq(&rig.transcript());
+}
+
+fn placement(of: &[(&str, &[u32], u32, u32)]) -> Event {
+    let one = |(name, ordinals, turns, ready): &(&str, &[u32], u32, u32)| {
+        let elsewhere = Elsewhere { started: *ready, ready: *ready, completed: false };
+        ((*name).into(), Placed { ordinals: ordinals.iter().copied().collect(), turns: *turns, elsewhere })
+    };
+    Event::Placement(Some(of.iter().map(one).collect()))
+}
+
+#[test]
+fn a_machine_of_a_cluster_runs_its_share() {
+    let mut rig = Rig::new([]);
+    rig.tell(placement(&[("web", &[2, 5], 1, 0)]));
+    rig.apply([service("web", 6), service("db", 1)]);
+    rig.run_ms(100);
+    assert_eq!(rig.states(), "web-2 ready, web-5 ready");
+    rig.tell(placement(&[("web", &[5], 1, 3), ("db", &[1], 1, 0)]));
+    rig.run_ms(100);
+    assert_eq!(rig.states(), "db-1 ready, web-5 ready");
+}
+
+#[test]
+fn instances_elsewhere_satisfy_dependencies_and_witness_health() {
+    let mut web = service("web", 2);
+    web.after.insert("db".into(), Condition::Ready);
+    web.live = Some(http());
+    let mut rig = Rig::new([]);
+    rig.tell(placement(&[("web", &[1], 1, 0)]));
+    rig.apply([web, service("db", 1)]);
+    rig.run_ms(100);
+    assert_eq!(rig.states(), "web-1 waiting");
+    rig.tell(placement(&[("web", &[1], 1, 1), ("db", &[], 1, 1)]));
+    rig.run_ms(100);
+    assert_eq!(rig.states(), "web-1 ready");
+    let before = rig.incarnation("web-1");
+    rig.answer_live("web-1", Outcome::Timeout { busy: false });
+    rig.run_ms(10_000);
+    assert_ne!(rig.incarnation("web-1"), before, "another machine's instance is well, so the cause is not shared");
+}
+
+#[test]
+fn a_change_waits_for_this_machines_turn() {
+    let mut web = service("web", 2);
+    let mut rig = Rig::new([]);
+    rig.tell(placement(&[("web", &[1], 0, 1)]));
+    rig.apply([web.clone()]);
+    rig.run_ms(100);
+    web.command = Command::Argv(vec!["web".into(), "--new".into()]);
+    rig.apply([web]);
+    rig.run_ms(1_000);
+    assert_eq!(rig.launches("web-1"), 1, "{}", rig.why("web-1"));
+    rig.tell(placement(&[("web", &[1], 1, 1)]));
+    rig.run_ms(1_000);
+    assert_eq!((rig.launches("web-1"), rig.states().as_str()), (2, "web-1 ready"));
 }

@@ -79,7 +79,8 @@ impl Bed {
             journal_size_bytes: 1 << 20,
         };
         let services = services.into_iter().map(|s| (s.name.clone(), s)).collect();
-        let config = Config { node, services, balancers: BTreeMap::new(), drills: BTreeMap::new() };
+        let (nodes, balancers, drills) = Default::default();
+        let config = Config { node, cluster: None, nodes, services, balancers, drills };
         self.handle().apply(&config, Vec::new()).await.unwrap();
     }
 
