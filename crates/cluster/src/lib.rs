@@ -9,6 +9,7 @@ pub mod election;
 pub mod embedded;
 pub mod epoch;
 mod error;
+pub mod members;
 pub mod records;
 mod types;
 

@@ -1,6 +1,6 @@
 //! What the agent keeps in the store: small versioned JSON values, one prefix for each kind.
 
-mod codec;
+pub(crate) mod codec;
 mod counters;
 mod desired;
 mod ports;
@@ -12,9 +12,9 @@ pub use desired::{Desired, JobDone, Pause};
 
 use crate::{Op, Result, Store, Txn};
 
-const DESIRED: &str = "/desired";
-const SCALE: &str = "/scale/";
-const PAUSE: &str = "/pause/";
+pub(crate) const DESIRED: &str = "/desired";
+pub(crate) const SCALE: &str = "/scale/";
+pub(crate) const PAUSE: &str = "/pause/";
 const PORT: &str = "/port/";
 const PORT_OWNER: &str = "/port-owner/";
 const GENERATION: &str = "/generation/";

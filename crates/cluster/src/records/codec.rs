@@ -8,7 +8,7 @@ use crate::{Error, Result};
 const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct Number {
+pub(crate) struct Number {
     pub version: u32,
     pub value: u64,
 }
@@ -19,11 +19,11 @@ struct Head {
     version: u32,
 }
 
-pub(super) fn encode<T: Serialize>(key: &str, record: &T) -> Result<Vec<u8>> {
+pub(crate) fn encode<T: Serialize>(key: &str, record: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(record).map_err(|e| unreadable(key, &e))
 }
 
-pub(super) fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
+pub(crate) fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
     let head: Head = serde_json::from_slice(value).map_err(|e| unreadable(key, &e))?;
     if head.version > VERSION {
         return Err(Error::NewerRecord { key: key.into(), found: head.version, known: VERSION });
