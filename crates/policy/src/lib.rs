@@ -2,7 +2,8 @@
 //!
 //! Nothing here reads a clock, draws randomness, logs, allocates threads or does I/O: `now` and a
 //! seeded [`rng::Rng`] are arguments, events go in, actions and [`Transition`]s come out. Modules
-//! share only `time`, `ids`, `rng` and `transition`, and never import each other.
+//! share only `time`, `ids`, `rng`, `transition` and `backoff`, and never import each other; the one chain is
+//! `membership` -> `placement` -> `rolling`.
 
 pub mod ids;
 pub mod rng;
@@ -20,6 +21,9 @@ pub mod health;
 pub mod hung;
 pub mod incident;
 pub mod lease;
+pub mod membership;
+pub mod placement;
+pub mod rolling;
 pub mod rollout;
 
 pub use ids::{Endpoint, Incarnation, InstanceId, NodeId, Role};
