@@ -23,6 +23,21 @@ pub enum Error {
     Unavailable { reason: String },
     #[error("coordination store: {0}")]
     Local(#[from] holdfast_store::Error),
+    #[error("no member of etcd can be reached: {reason}")]
+    Unreachable { reason: String },
+    #[error("etcd does not accept who we are ({endpoint}): {reason}")]
+    Credentials { endpoint: String, reason: String },
+    /// A file, or the endpoint whose certificate it is about.
+    #[error("TLS to etcd fails ({subject}): {reason}")]
+    Tls { subject: String, reason: String },
+    /// Nothing was written.
+    #[error("the database of etcd is full: {reason}")]
+    Full { reason: String },
+    /// Nothing was done.
+    #[error("etcd refuses the request: {reason}")]
+    Refused { reason: String },
+    #[error("etcd cannot be set up with this {what}: {reason}")]
+    Setup { what: String, reason: String },
     #[error("record {key} cannot be read: {reason}")]
     Record { key: String, reason: String },
     #[error("record {key} is of a newer version ({found}; this holdfast knows {known})")]
@@ -46,6 +61,12 @@ impl Error {
             Error::Changed { .. } | Error::Contended { .. } => "HF0413",
             Error::NoPort { .. } => "HF0414",
             Error::Record { .. } => "HF0415",
+            Error::Credentials { .. } => "HF0421",
+            Error::Tls { .. } => "HF0422",
+            Error::Full { .. } => "HF0423",
+            Error::Refused { .. } => "HF0424",
+            Error::Setup { .. } => "HF0425",
+            Error::Unreachable { .. } => "HF0426",
             Error::EmptyKey | Error::DuplicateKey { .. } | Error::TooManyOps { .. } | Error::TooLarge { .. } => {
                 "HF0416"
             }
@@ -57,6 +78,12 @@ impl Error {
             Error::Local(e) => e.hint(),
             Error::NewerRecord { .. } => Some("run the holdfast that wrote it, or a later one".into()),
             Error::Unavailable { .. } => Some("running services go on; holdfast doctor says what is missing".into()),
+            Error::Unreachable { .. } => Some("try it: etcdctl --endpoints=ENDPOINTS endpoint health".into()),
+            Error::Credentials { .. } => Some("check user, password and role: etcdctl user get USER --detail".into()),
+            Error::Tls { .. } => {
+                Some("look at it: openssl x509 -in FILE -noout -subject -ext subjectAltName -dates".into())
+            }
+            Error::Full { .. } => Some("compact, defragment, then etcdctl alarm disarm".into()),
             Error::Changed { .. } => Some("look at it again (holdfast plan), then repeat".into()),
             Error::NoPort { .. } => Some("widen [node] ports in the file, or stop what holds them".into()),
             _ => None,

@@ -9,6 +9,7 @@ pub mod election;
 pub mod embedded;
 pub mod epoch;
 mod error;
+pub mod etcd;
 pub mod members;
 pub mod records;
 mod types;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 pub use embedded::Embedded;
 pub use error::Error;
+pub use etcd::Etcd;
 use holdfast_policy::Timestamp;
 pub use types::{
     Change, Event, Guard, KeyValue, LeaseId, LeaseInfo, Listing, Op, Order, Outcome, Response, Txn, Watch,

@@ -30,6 +30,8 @@ pub(crate) const TESTS: &[Need] = &[
     need("curl", "curl"),
     need("ip", "iproute2"),
     need("nft", "nftables"),
+    need("etcd", "etcd-server"),
+    need("etcdctl", "etcd-client"),
 ];
 
 pub(crate) const SHOP: &[Need] =
