@@ -175,6 +175,10 @@ pub struct Leadership {
 }
 
 impl Leadership {
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
     pub fn token(&self) -> FencingToken {
         self.token
     }

@@ -8,6 +8,7 @@
 //! | `/state/NAME` | the machine | [`NodeState`]: what runs there, written when it changes |
 //! | `/links/NAME` | the machine | [`Links`]: which others it cannot reach, written when it changes |
 //! | `/assigned/NAME` | the leader, guarded by its key | [`Assignment`]: what the machine should run |
+//! | `/restart/TARGET` | people | every machine restarts its instances of it, each in its turn |
 //! | `/leader` | the leader, under its lease | who decides |
 
 mod record;
@@ -22,4 +23,6 @@ pub const NODE: &str = "/node/";
 pub const ADMIN: &str = "/admin/";
 pub const STATE: &str = "/state/";
 pub const LINKS: &str = "/links/";
+/// `/restart/TARGET`: a number that is new for each request.
+pub const RESTART: &str = "/restart/";
 pub const ASSIGNED: &str = "/assigned/";

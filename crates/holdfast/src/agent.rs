@@ -2,6 +2,7 @@
 
 pub(crate) mod core;
 pub(crate) mod launch;
+pub(crate) mod member;
 mod metrics_port;
 mod own_shim;
 pub(crate) mod plane;
@@ -15,11 +16,14 @@ mod tally;
 mod view;
 mod waiting;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use holdfast_cluster::Store;
 use holdfast_cluster::embedded::{self, Embedded};
 use holdfast_cluster::records::Records;
+use holdfast_config::Environment;
 use holdfast_host::event::Event;
 use holdfast_host::lock::Lock;
 use holdfast_host::{clock, shim};
@@ -29,6 +33,7 @@ use holdfast_services::{Options, Services};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::core::Core;
+use self::member::Member;
 use self::planes::Planes;
 use crate::failure::{Exit, Failure};
 use crate::layout::{Layout, PLANES};
@@ -79,6 +84,9 @@ async fn run(layout: &Layout) -> Result<Exit, Failure> {
     let listener = server::bind(layout)?;
     let api = tokio::spawn(server::serve(listener, core.clone()));
     core.resume_desired().await;
+    if let Some(member) = &core.member {
+        member.start(&core);
+    }
     let _ = holdfast_host::inherit::notify("READY=1");
     let end = wait_for_end(&core).await?;
     if end == End::Stopped {
@@ -116,7 +124,8 @@ async fn take_lock(layout: &Layout) -> Result<Lock, Failure> {
 }
 
 async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
-    let node = NodeId::from(holdfast_config::Environment::here().hostname.as_str());
+    let hostname = Environment::here().hostname;
+    let node = NodeId::from(layout.node.as_deref().unwrap_or(&hostname));
     let (journal, trouble) = Journal::open(&layout.data_dir, &node.0, journal::Limits::default());
     let store = Embedded::open(layout.data_dir.join("coord.db"), embedded::Options::default())
         .await
@@ -124,6 +133,7 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
     let epoch = holdfast_cluster::epoch::settle(&store, []).await.map_err(|e| state_failure(layout, &e))?;
     let life = own_life(layout);
     let records = Records::new(Arc::new(store.clone()));
+    let member = join(&records, &node, &layout.file, Arc::new(store.clone())).await?;
     let order = records.next_plane_epoch(PLANES, planes::highest_epoch(layout)).await;
     let planes = Planes::open(layout, order.map_err(|e| state_failure(layout, &e))?)?;
     planes.recover_sockets().await;
@@ -136,18 +146,37 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
             .map_err(|e| Failure::new("HF0311", "cannot find the running binary").because(e))?,
         ports: core::ports(&records).await,
         store: Arc::new(store.clone()),
+        leases: member.as_ref().map_or_else(|| Arc::new(store.clone()) as Arc<dyn Store>, |m| m.store.clone()),
         journal: Some(journal.clone()),
         waiting: Some(Arc::new(waiting::Watch::new(planes.clone()))),
         life: life.clone(),
         seed: clock::now().as_nanos() ^ u64::from(std::process::id()),
     };
     let services = Services::start(options).await.map_err(|e| core::services_failure(&e))?;
-    let core = Core::new(layout.clone(), node, records, store, journal, trouble, services, planes, epoch, life);
+    let core = Core::new(layout.clone(), node, records, store, journal, trouble, services, planes, epoch, life, member);
     core.tell_start();
     story::watch_agent(&core).await;
     tally::start(&core);
     view::keep_planes_told(&core);
     Ok(core)
+}
+
+/// The cluster of what was applied last, or else of the file that the agent was started with.
+async fn join(
+    records: &Records,
+    node: &NodeId,
+    file: &Path,
+    local: Arc<dyn Store>,
+) -> Result<Option<Arc<Member>>, Failure> {
+    let applied = records.desired().await.ok().flatten();
+    let config = match applied {
+        Some((desired, _)) => core::parse(&desired.toml, &desired.source, &Environment::here()).ok(),
+        None => member::bootstrap(file),
+    };
+    match config {
+        Some(config) => Member::prepare(&config, node, local).await,
+        None => Ok(None),
+    }
 }
 
 fn state_failure(layout: &Layout, error: &holdfast_cluster::Error) -> Failure {

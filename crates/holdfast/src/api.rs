@@ -191,3 +191,30 @@ pub(crate) struct WhyQuery {
     #[serde(default)]
     pub(crate) incident: Option<String>,
 }
+
+/// `POST /v1/node`: what people want of a machine.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NodeChange {
+    pub(crate) name: String,
+    pub(crate) wish: NodeWish,
+    #[serde(default)]
+    pub(crate) reason: String,
+    #[serde(default)]
+    pub(crate) who: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum NodeWish {
+    Cordon,
+    Uncordon,
+    Drain,
+    Remove,
+}
+
+/// `GET /v1/can-lose/{what}`: a machine, or `LABEL=VALUE`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CanLose {
+    /// Facts that say no.
+    pub(crate) blockers: Vec<String>,
+}

@@ -8,6 +8,7 @@ mod drill;
 mod explain;
 mod incidents;
 mod logs;
+mod node;
 mod simple;
 mod status;
 mod up;
@@ -47,6 +48,9 @@ pub(crate) struct Common {
     /// Where state, sockets and logs live [default: .holdfast beside the file]
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// This machine's name in a cluster [default: the host name]
+    #[arg(long, global = true, value_name = "NAME", env = "HOLDFAST_NODE")]
+    node: Option<String>,
     /// Machine-readable output on stdout
     #[arg(long, global = true)]
     json: bool,
@@ -67,7 +71,8 @@ impl Common {
         };
         let data_dir = std::path::absolute(&data_dir)
             .map_err(|e| crate::layout::unusable(format!("cannot find {}", data_dir.display()), e))?;
-        Ok(Layout { data_dir })
+        let file = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone());
+        Ok(Layout { data_dir, node: self.node.clone(), file })
     }
 
     pub(crate) fn client(&self) -> Result<Client, Failure> {
@@ -126,6 +131,16 @@ enum Command {
     },
     /// End a pause
     Resume { name: Option<String> },
+    /// Machines of a cluster: list, cordon, drain, remove
+    Node {
+        #[command(subcommand)]
+        command: node::Command,
+    },
+    /// Whether everything stays up without a machine, or without all that share a label
+    CanLose {
+        /// For example n3, or rack=r1
+        what: String,
+    },
     /// What happened and how long recovery took
     Incidents(incidents::Options),
     /// Inject faults on purpose and measure detection, recovery and failed requests
@@ -191,6 +206,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Resume { name } => block_on(simple::resume(&common, name)),
         Command::Incidents(options) => block_on(incidents::run(&common, &options)),
         Command::Drill(options) => block_on(drill::run(&common, &options)),
+        Command::Node { command } => block_on(node::run(&common, command)),
+        Command::CanLose { what } => block_on(node::can_lose(&common, &what)),
         Command::Doctor => block_on(doctor::run(&common)),
     }
 }

@@ -17,6 +17,10 @@ pub(crate) const PLANES: &str = "_balancer";
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) data_dir: PathBuf,
+    /// This machine's name in a cluster; `None` is the host name.
+    pub(crate) node: Option<String>,
+    /// Says which cluster an agent joins to which nothing was applied yet.
+    pub(crate) file: PathBuf,
 }
 
 impl Layout {

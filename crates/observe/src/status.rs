@@ -23,6 +23,8 @@ pub struct Status {
     /// By service: 1 h, 24 h, 30 d.
     pub availability: BTreeMap<String, Vec<Window>>,
     pub warnings: Vec<Warning>,
+    /// Machines of the cluster; empty where there is only one.
+    pub nodes: BTreeMap<String, Node>,
 }
 
 impl Default for Status {
@@ -36,8 +38,32 @@ impl Default for Status {
             incidents_open: 0,
             availability: BTreeMap::new(),
             warnings: Vec::new(),
+            nodes: BTreeMap::new(),
         }
     }
+}
+
+/// A machine of the cluster, as the asked one sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// `ready`; `suspect` when only its lease or only its agent is missing; `lost` when both are.
+    pub state: String,
+    /// `cordoned`, `draining`, `drained`, `removing`, or empty.
+    pub admin: String,
+    pub leader: bool,
+    /// The one that was asked.
+    pub this: bool,
+    pub address: String,
+    pub labels: BTreeMap<String, String>,
+    /// Version of its program.
+    pub program: String,
+    /// Instances that it should run.
+    pub assigned: u32,
+    pub ready: u32,
+    /// Revision of the file that is in force there.
+    pub revision: u64,
+    pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -78,6 +104,8 @@ pub struct Instance {
     /// `exit code 1`, `killed by SIGKILL`, `out of memory`.
     pub last_exit: Option<String>,
     pub paused: bool,
+    /// The machine it is on; absent where there is only one.
+    pub node: Option<String>,
 }
 
 /// Exactly one at a time. `ready` is the only one that new requests go to, except a last `suspect` one.

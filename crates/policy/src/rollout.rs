@@ -55,6 +55,41 @@ pub fn may_leave(surplus_usable: usize, staying_usable: usize, min_available: u3
     (surplus_usable + staying_usable).saturating_sub(min_available as usize).min(surplus_usable)
 }
 
+/// One machine's instances of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    pub ready: u32,
+    /// Should be replaced, and are still there.
+    pub due: u32,
+    /// Of these, ready ones.
+    pub due_ready: u32,
+    /// Taken down by holdfast and not back yet.
+    pub acting: u32,
+    /// Not ready for another reason.
+    pub away: u32,
+}
+
+/// How many instances each machine may have down by plan at the same time, so that all together stay within
+/// `max_unavailable` and `min_available`. Who has begun goes on; then in the order given, those with broken instances first.
+pub fn turns(shares: &[Share], max_unavailable: u32, min_available: u32) -> Vec<u32> {
+    let sum = |of: fn(&Share) -> u32| shares.iter().map(of).sum::<u32>();
+    let mut granted: Vec<u32> = shares.iter().map(|s| s.acting).collect();
+    let mut left = max_unavailable.max(1).saturating_sub(sum(|s| s.acting) + sum(|s| s.away));
+    let mut spare = sum(|s| s.ready).saturating_sub(min_available);
+    for (share, turns) in shares.iter().zip(&mut granted) {
+        let broken = (share.due - share.due_ready.min(share.due)).min(left);
+        *turns += broken;
+        left -= broken;
+    }
+    for (share, turns) in shares.iter().zip(&mut granted) {
+        let more = share.due_ready.min(left).min(spare);
+        *turns += more;
+        left -= more;
+        spare -= more;
+    }
+    granted
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +128,23 @@ mod tests {
         assert_eq!(may_leave(2, 1, 1), 2);
         assert_eq!(may_leave(2, 0, 1), 1);
         assert_eq!(may_leave(0, 0, 1), 0);
+    }
+
+    fn share(ready: u32, due: u32, acting: u32) -> Share {
+        Share { ready, due, due_ready: due.min(ready), acting, away: 0 }
+    }
+
+    #[test]
+    fn machines_take_turns() {
+        let all = [share(1, 1, 0), share(1, 1, 0), share(1, 1, 0)];
+        assert_eq!(turns(&all, 1, 2), [1, 0, 0]);
+        assert_eq!(turns(&[share(0, 0, 1), share(1, 1, 0), share(1, 1, 0)], 1, 2), [1, 0, 0], "the first is not back");
+        assert_eq!(turns(&[share(1, 0, 0), share(1, 1, 0), share(1, 1, 0)], 1, 2), [0, 1, 0]);
+        assert_eq!(turns(&all, 2, 0), [1, 1, 0]);
+        assert_eq!(turns(&all, 3, 2), [1, 0, 0], "min_available binds first");
+        let broken = Share { due: 1, ..Share::default() };
+        assert_eq!(turns(&[share(1, 1, 0), broken], 1, 1), [0, 1], "what serves nobody goes first");
+        let away = Share { away: 1, ..Share::default() };
+        assert_eq!(turns(&[share(1, 1, 0), away], 1, 0), [0, 0], "one is away already");
     }
 }

@@ -53,6 +53,8 @@ pub struct Options {
     pub exe: PathBuf,
     pub ports: std::ops::RangeInclusive<u16>,
     pub store: Arc<dyn Store>,
+    /// Where the leases of fenced instances are held: in a cluster the store that all machines share.
+    pub leases: Arc<dyn Store>,
     pub journal: Option<Journal>,
     /// Tells on which instances requests wait, and takes verdicts on them.
     pub waiting: Option<Arc<dyn Waiting>>,
@@ -89,7 +91,7 @@ impl Services {
     /// Finds what runs already and begins to keep it. Nothing is launched before the first `apply`.
     /// The caller holds the lock of the data directory.
     pub async fn start(options: Options) -> Result<Handle, Error> {
-        let Options { data_dir, node, zone, exe, ports, store, journal, waiting, life, seed } = options;
+        let Options { data_dir, node, zone, exe, ports, store, leases, journal, waiting, life, seed } = options;
         let run_dir = data_dir.join("run");
         let records = ledger::load(&*store).await?;
         let found = found(&run_dir)?;
@@ -125,7 +127,7 @@ impl Services {
             asks: questions,
             shims,
             ledger: Ledger::start(store.clone(), scope(&data_dir), events.clone()),
-            leases: Leases::start(store.clone(), node.to_string(), events.clone()),
+            leases: Leases::start(leases, node.to_string(), events.clone()),
             prober,
             journal: journal.clone(),
             life,

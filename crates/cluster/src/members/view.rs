@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::de::DeserializeOwned;
 
 use super::record::{Admin, Assignment, Links, NodeState, Registration, read};
-use super::{ADMIN, ALIVE, ASSIGNED, LEADER, LINKS, NODE, STATE};
+use super::{ADMIN, ALIVE, ASSIGNED, LEADER, LINKS, NODE, RESTART, STATE};
 use crate::election::Holder;
 use crate::records::{DESIRED, Desired, PAUSE, Pause, SCALE, codec};
 use crate::{Change, Event, KeyValue, Listing};
@@ -26,6 +26,8 @@ pub struct View {
     pub assigned: BTreeMap<String, Assignment>,
     pub states: BTreeMap<String, NodeState>,
     pub links: BTreeMap<String, Links>,
+    /// By target.
+    pub restarts: BTreeMap<String, String>,
 }
 
 impl View {
@@ -78,6 +80,8 @@ impl View {
             take(key, value, |assigned| drop(self.assigned.insert(name.to_owned(), assigned)));
         } else if let Some(name) = key.strip_prefix(STATE) {
             take(key, value, |state| drop(self.states.insert(name.to_owned(), state)));
+        } else if let Some(target) = key.strip_prefix(RESTART) {
+            self.restarts.insert(target.to_owned(), String::from_utf8_lossy(value).into_owned());
         } else if let Some(name) = key.strip_prefix(LINKS) {
             take(key, value, |links| drop(self.links.insert(name.to_owned(), links)));
         }
@@ -103,6 +107,8 @@ impl View {
             self.assigned.remove(name);
         } else if let Some(name) = name(STATE) {
             self.states.remove(name);
+        } else if let Some(target) = name(RESTART) {
+            self.restarts.remove(target);
         } else if let Some(name) = name(LINKS) {
             self.links.remove(name);
         }

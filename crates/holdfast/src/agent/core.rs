@@ -1,5 +1,8 @@
 //! What the agent is made of, and what the API asks of it.
 
+mod shared;
+
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +20,7 @@ use holdfast_services::{Handle, Internal};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 
+use super::member::{self, Member};
 use super::metrics_port::MetricsPort;
 use super::planes::{Planes, Sockets};
 use crate::api::{Applied, Apply, Desired, Done, Pause, Resume};
@@ -48,6 +52,12 @@ pub(crate) struct Core {
     pub(crate) started: Timestamp,
     in_force: watch::Sender<Option<Arc<InForce>>>,
     resume_trouble: std::sync::Mutex<Option<Failure>>,
+    /// `None` keeps this machine alone.
+    pub(crate) member: Option<Arc<Member>>,
+    /// Endpoints on other machines may have changed.
+    remotes: watch::Sender<u64>,
+    /// Why instances are not where they should be, as the leader (here) says.
+    held: std::sync::Mutex<BTreeMap<String, String>>,
     /// One change of the wanted state at a time.
     changing: Mutex<()>,
     /// `down` was asked for.
@@ -67,7 +77,7 @@ const DEFAULT_PORTS: RangeInclusive<u16> = 20_000..=29_999;
 /// Of the configuration that is in force, because ports must be known before it is applied again.
 pub(super) async fn ports(records: &Records) -> RangeInclusive<u16> {
     let desired = records.desired().await.ok().flatten();
-    let config = desired.and_then(|(d, _)| parse(&d.toml, &d.source).ok());
+    let config = desired.and_then(|(d, _)| parse(&d.toml, &d.source, &Environment::here()).ok());
     config.map_or(DEFAULT_PORTS, |c| c.node.ports)
 }
 
@@ -84,6 +94,7 @@ impl Core {
         planes: Arc<Planes>,
         epoch: u64,
         life: String,
+        member: Option<Arc<Member>>,
     ) -> Arc<Core> {
         Arc::new(Core {
             layout,
@@ -101,6 +112,9 @@ impl Core {
             started: clock::now(),
             in_force: watch::Sender::new(None),
             resume_trouble: std::sync::Mutex::default(),
+            member,
+            remotes: watch::Sender::new(0),
+            held: std::sync::Mutex::default(),
             changing: Mutex::new(()),
             ending: watch::Sender::new(false),
             seq: AtomicU64::new(0),
@@ -166,9 +180,7 @@ impl Core {
         })?;
         let Some((desired, revision)) = found else { return Ok(()) };
         let desired = Desired { path: desired.source, text: desired.toml, revision };
-        let config = parse(&desired.text, &desired.path)?;
-        let sockets = self.planes.open_sockets(&config)?;
-        self.put_in_force(config, desired, sockets, None).await
+        self.take_up(desired).await
     }
 
     /// Why what was applied is not in force yet.
@@ -183,16 +195,19 @@ impl Core {
                 .hint("wait for `holdfast down` to end, then up again")
                 .exit(Exit::Refused));
         }
-        let config = parse(&request.text, &request.path)?;
+        let config = parse(&request.text, &request.path, &self.environment())?;
+        self.refuse_other_cluster(&config)?;
+        self.know_the_cluster().await?;
         let before = self.in_force();
         self.refuse_busy_ports(&config, before.as_deref())?;
         // Opened before anything is stored or changed, so that a busy port refuses the file as a whole.
-        let sockets = self.planes.open_sockets(&config)?;
+        let sockets = self.planes.open_sockets(&self.local(&config))?;
         let metrics = self.metrics_port.open(config.node.metrics).await?;
-        let same = before.as_ref().is_some_and(|b| b.desired.text == request.text && b.desired.path == request.path);
-        let revision = match (&before, same) {
-            (Some(before), true) => before.desired.revision,
-            _ => self.store_desired(&request).await?,
+        let stored = self.stored(before.as_deref());
+        let same = stored.as_ref().is_some_and(|d| d.text == request.text && d.path == request.path);
+        let revision = match (&stored, same) {
+            (Some(stored), true) => stored.revision,
+            _ => self.store_desired(&request, stored.map_or(0, |d| d.revision)).await?,
         };
         let desired = Desired { path: request.path, text: request.text, revision };
         self.put_in_force(config, desired, sockets, metrics).await?;
@@ -206,7 +221,7 @@ impl Core {
         Ok(Applied { revision, changed: !same })
     }
 
-    async fn store_desired(&self, request: &Apply) -> Result<u64, Failure> {
+    async fn store_desired(&self, request: &Apply, expected: u64) -> Result<u64, Failure> {
         let desired = records::Desired {
             version: 1,
             toml: request.text.clone(),
@@ -214,7 +229,13 @@ impl Core {
             node: self.node.to_string(),
             applied_wall_ms: clock::wall_ms(),
         };
-        self.records.set_desired(&desired, None).await.map_err(|e| store_failure(&e))
+        let Some(member) = &self.member else {
+            return self.records.set_desired(&desired, None).await.map_err(|e| store_failure(&e));
+        };
+        // Somebody may have applied another file on another machine since this agent looked.
+        let revision = member.records.set_desired(&desired, Some(expected)).await.map_err(|e| store_failure(&e))?;
+        self.keep(&desired).await;
+        Ok(revision)
     }
 
     async fn put_in_force(
@@ -225,20 +246,22 @@ impl Core {
         metrics: Option<TcpListener>,
     ) -> Result<(), Failure> {
         let config = Arc::new(config);
+        let local = Arc::new(self.local(&config));
         let internal = Internal {
-            service: self.planes.service(&config)?,
+            service: self.planes.service(&local)?,
             listeners: sockets.iter().map(|(name, fd)| (name.clone(), fd.clone())).collect(),
         };
         self.metrics_port.serve(config.node.metrics, metrics, self);
-        self.planes.set_config(&config, sockets);
-        self.services.apply(&config, vec![internal]).await.map_err(|e| services_failure(&e))?;
+        self.planes.set_config(&local, sockets);
+        self.services.apply(&self.scaled(&config), vec![internal]).await.map_err(|e| services_failure(&e))?;
         self.in_force.send_replace(Some(Arc::new(InForce { config, desired })));
         Ok(())
     }
 
     /// Fixed ports that are new with this file must be free; those of before are held by our own instances.
     fn refuse_busy_ports(&self, config: &Config, before: Option<&InForce>) -> Result<(), Failure> {
-        for service in config.services.values() {
+        // In a cluster it is not known yet which instances come here; those that do say so when they cannot start.
+        for service in config.services.values().filter(|_| self.member.is_none()) {
             let Port::Fixed(base) = service.port else { continue };
             let known = before.and_then(|b| b.config.services.get(&service.name));
             let held = known.filter(|k| k.port == service.port).map_or(0, |k| k.replicas);
@@ -259,7 +282,10 @@ impl Core {
     }
 
     pub(crate) async fn restart(&self, target: &str) -> Result<Done, Failure> {
-        self.services.restart(target).await.map_err(|e| services_failure(&e))?;
+        match &self.member {
+            Some(member) => member.ask_restart(target, self).await?,
+            None => self.services.restart(target).await.map_err(|e| services_failure(&e))?,
+        }
         self.audit("restart", target);
         Ok(Done { message: format!("restarting {target}, one instance at a time; see holdfast status") })
     }
@@ -272,7 +298,12 @@ impl Core {
                 .hint("choose a smaller number")
                 .exit(Exit::Usage));
         }
-        self.services.scale(service, Some(replicas)).await.map_err(|e| services_failure(&e))?;
+        match &self.member {
+            Some(member) => {
+                member.records.set_scale(service, Some(replicas)).await.map_err(|e| store_failure(&e))?;
+            }
+            None => self.services.scale(service, Some(replicas)).await.map_err(|e| services_failure(&e))?,
+        }
         self.audit("scale", &format!("{service}={replicas}"));
         Ok(Done {
             message: format!(
@@ -285,7 +316,13 @@ impl Core {
     pub(crate) async fn pause(&self, request: Pause) -> Result<Done, Failure> {
         let time = Duration::from_millis(request.for_ms);
         let name = request.name.as_deref();
-        self.services.pause(name, Some(time), &request.reason, &request.who).await.map_err(|e| services_failure(&e))?;
+        match &self.member {
+            Some(member) => member.pause(name, time, &request, self).await?,
+            None => {
+                let paused = self.services.pause(name, Some(time), &request.reason, &request.who).await;
+                paused.map_err(|e| services_failure(&e))?;
+            }
+        }
         let what = name.unwrap_or("everything");
         self.audit("pause", what);
         Ok(Done {
@@ -294,7 +331,12 @@ impl Core {
     }
 
     pub(crate) async fn resume(&self, request: Resume) -> Result<Done, Failure> {
-        self.services.resume(request.name.as_deref()).await.map_err(|e| services_failure(&e))?;
+        match &self.member {
+            Some(member) => {
+                member.records.resume(request.name.as_deref()).await.map_err(|e| store_failure(&e))?;
+            }
+            None => self.services.resume(request.name.as_deref()).await.map_err(|e| services_failure(&e))?,
+        }
         let what = request.name.as_deref().unwrap_or("everything");
         self.audit("resume", what);
         Ok(Done { message: format!("resumed {what}") })
@@ -307,6 +349,14 @@ impl Core {
         self.audit("down", "everything");
         self.ending.send_replace(true);
         Ok(Done { message: "stopping everything in order".into() })
+    }
+
+    /// Resolves when `down` was asked for: this machine is no member any more.
+    pub(crate) async fn leaving(&self) {
+        let mut ending = self.ending.subscribe();
+        if ending.wait_for(|ending| *ending).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Resolves when `down` was asked for and nothing is left.
@@ -326,8 +376,8 @@ impl Core {
 }
 
 /// As the file would be read from its own place; errors become one failure that names them all.
-fn parse(text: &str, path: &str) -> Result<Config, Failure> {
-    match holdfast_config::parse(text, Path::new(path), &Environment::here()) {
+pub(super) fn parse(text: &str, path: &str, environment: &Environment) -> Result<Config, Failure> {
+    match holdfast_config::parse(text, Path::new(path), environment) {
         Ok(loaded) => Ok(loaded.config),
         Err(failed) => {
             let errors: Vec<_> = failed.diagnostics.iter().filter(|d| d.is_error()).collect();
@@ -351,7 +401,7 @@ fn busy(service: &str, addr: std::net::SocketAddr) -> Failure {
         .exit(Exit::Refused)
 }
 
-fn nothing_applied() -> Failure {
+pub(super) fn nothing_applied() -> Failure {
     Failure::new("HF0313", "nothing was applied yet").hint("holdfast up -d").exit(Exit::Usage)
 }
 
@@ -361,7 +411,7 @@ pub(super) fn no_such(name: &str) -> Failure {
         .exit(Exit::Usage)
 }
 
-fn store_failure(error: &holdfast_cluster::Error) -> Failure {
+pub(super) fn store_failure(error: &holdfast_cluster::Error) -> Failure {
     let failure = Failure::new(error.code(), "cannot store the wanted state; nothing was changed").because_of(error);
     match error.hint() {
         Some(hint) => failure.hint(hint),

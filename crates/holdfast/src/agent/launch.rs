@@ -1,5 +1,6 @@
 //! The agent is started as everything else is: by a shim, under the name `_agent-1`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use holdfast_host::shim::{self, Body, Client, Dir, Phase, Spec, spec};
@@ -37,16 +38,19 @@ pub(crate) async fn agent(layout: &Layout) -> Result<(), Failure> {
     Ok(())
 }
 
-fn spec(layout: &Layout, exe: &std::path::Path, generation: u64) -> Spec {
+fn spec(layout: &Layout, exe: &Path, generation: u64) -> Spec {
+    let mut argv = vec![exe.to_string_lossy().into_owned()];
+    let mut option = |name: &str, value: String| argv.extend([name.to_owned(), value]);
+    option("--data-dir", layout.data_dir.to_string_lossy().into_owned());
+    option("--file", layout.file.to_string_lossy().into_owned());
+    if let Some(node) = &layout.node {
+        option("--node", node.clone());
+    }
+    argv.push("agent".into());
     Spec {
         instance: AGENT.into(),
         generation,
-        argv: vec![
-            exe.to_string_lossy().into_owned(),
-            "--data-dir".into(),
-            layout.data_dir.to_string_lossy().into_owned(),
-            "agent".into(),
-        ],
+        argv,
         // References to the environment are resolved by the shims that the agent launches, so it must have it all.
         env_inherit: true,
         restart: spec::Restart {

@@ -12,7 +12,7 @@ use holdfast_balancer::snapshot::{EndpointSnapshot, Snapshot};
 use holdfast_config::{Command, Config, Probe, Service, Stop};
 use holdfast_host::{clock, listen, shim};
 use holdfast_policy::backoff::Backoff;
-use holdfast_policy::{InstanceId, restart};
+use holdfast_policy::{Incarnation, InstanceId, NodeId, restart};
 use holdfast_services::supervisor::Status;
 use tokio::sync::watch;
 
@@ -55,7 +55,7 @@ struct State {
     /// Highest seq that each connected plane has in force.
     acked: BTreeMap<u32, u64>,
     /// Since which snapshot each instance is as it is now.
-    placed_at: BTreeMap<InstanceId, (EndpointSnapshot, u64)>,
+    placed_at: BTreeMap<String, (EndpointSnapshot, u64)>,
     /// Balancer counters at the last look.
     counted: BTreeMap<Arc<str>, Counters>,
 }
@@ -63,11 +63,11 @@ struct State {
 impl State {
     fn note_changes(&mut self) {
         let State { places, placed_at, seq, .. } = self;
-        placed_at.retain(|id, _| places.iter().any(|p| p.id == *id));
+        placed_at.retain(|name, _| places.iter().any(|p| p.name == *name));
         for place in places.iter() {
-            match placed_at.get_mut(&place.id) {
+            match placed_at.get_mut(&place.name) {
                 Some((known, _)) if *known == place.endpoint => {}
-                _ => drop(placed_at.insert(place.id.clone(), (place.endpoint.clone(), *seq))),
+                _ => drop(placed_at.insert(place.name.clone(), (place.endpoint.clone(), *seq))),
             }
         }
     }
@@ -345,19 +345,30 @@ impl Planes {
         balancers.into_iter().map(|(name, slot)| (name, self.table.counters(slot))).collect()
     }
 
-    /// Instances that balancers may see, with their slot.
+    /// Instances of this machine that balancers may see, with their slot.
     pub(crate) fn placed(&self) -> Vec<(InstanceId, u16)> {
-        self.state().places.iter().map(|p| (p.id.clone(), p.endpoint.slot)).collect()
+        self.state().places.iter().filter(|p| p.node.is_none()).map(|p| (p.id.clone(), p.endpoint.slot)).collect()
     }
 
     pub(crate) fn slot_of(&self, id: &InstanceId) -> Option<u16> {
-        self.state().places.iter().find(|p| p.id == *id).map(|p| p.endpoint.slot)
+        self.state().places.iter().find(|p| p.id == *id && p.node.is_none()).map(|p| p.endpoint.slot)
+    }
+
+    pub(crate) fn places(&self) -> Vec<Place> {
+        self.state().places.clone()
+    }
+
+    /// Endpoints on other machines that are draining.
+    pub(crate) fn leaving_elsewhere(&self) -> Vec<(NodeId, InstanceId, Incarnation, u16)> {
+        let state = self.state();
+        let leaving = state.places.iter().filter(|p| p.draining);
+        leaving.filter_map(|p| Some((p.node.clone()?, p.id.clone(), p.incarnation, p.endpoint.slot))).collect()
     }
 
     /// Every connected plane has taken in how this instance is now. Without any plane there is nobody to wait for.
     pub(crate) fn is_known(&self, id: &InstanceId) -> bool {
         let state = self.state();
-        let since = state.placed_at.get(id).map_or(0, |(_, seq)| *seq);
+        let since = state.placed_at.get(&id.to_string()).map_or(0, |(_, seq)| *seq);
         state.acked.values().all(|acked| *acked >= since)
     }
 

@@ -1,5 +1,7 @@
 //! What the agent knows, in the words of the API: status, the system for drills, why, incidents, metrics.
 
+mod cluster;
+
 use std::collections::BTreeMap;
 
 use holdfast_balancer::shared::Counters;
@@ -48,7 +50,11 @@ impl Core {
         let in_force = self.in_force();
         let config = in_force.as_ref().map(|f| &f.config);
         let services = seen.services.iter().filter(|(_, s)| !s.internal);
-        let services = services.map(|(name, s)| (name.to_string(), self.service(s, now))).collect();
+        let mut services: BTreeMap<String, Service> =
+            services.map(|(name, s)| (name.to_string(), self.service(s, now))).collect();
+        if let Some(config) = config {
+            self.add_elsewhere(&mut services, config);
+        }
         let counters: BTreeMap<_, _> = self.planes.balancer_counters().into_iter().collect();
         let balancers = config.map_or_else(BTreeMap::new, |c| {
             let one = |b: &Balancer| {
@@ -78,6 +84,7 @@ impl Core {
                 None => BTreeMap::new(),
             },
             warnings: self.warnings(),
+            nodes: self.nodes(),
         }
     }
 
@@ -118,7 +125,7 @@ impl Core {
     }
 
     fn warnings(&self) -> Vec<Warning> {
-        let mut warnings = Vec::new();
+        let mut warnings = self.cluster_warnings();
         if let Some(error) = &self.journal_trouble {
             warnings.push(Warning {
                 code: error.code().into(),
@@ -167,11 +174,12 @@ impl Core {
                 reason: None,
             });
         }
+        endpoints.extend(self.endpoints_elsewhere(&balancer.service, now));
         status::Balancer {
             listen: listen.join(","),
             endpoints,
             service: balancer.service.clone(),
-            processes: super::view::planes_in_force(self),
+            processes: self.processes(balancer),
             requests: counters.good + counters.failed + counters.degraded,
             failed: counters.failed,
             retries: counters.retried,
@@ -351,7 +359,7 @@ impl Core {
     }
 }
 
-fn service(s: &ServiceStatus, now: Timestamp) -> Service {
+pub(super) fn service(s: &ServiceStatus, now: Timestamp) -> Service {
     Service {
         desired: s.desired,
         ready: s.ready,
@@ -379,6 +387,7 @@ fn instance(i: &InstanceStatus, now: Timestamp) -> Instance {
         next: i.next_start.map(|at| format!("{crash_loop}starts again in {}", human(now.until(at)))),
         last_exit: i.last_exit.as_ref().map(exit),
         paused: i.held == Some("paused"),
+        node: None,
     }
 }
 

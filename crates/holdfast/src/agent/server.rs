@@ -12,7 +12,9 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 
 use super::core::Core;
-use crate::api::{Applied, Apply, Desired, Done, IncidentQuery, Pause, Restart, Resume, Scale, WhyQuery};
+use crate::api::{
+    Applied, Apply, CanLose, Desired, Done, IncidentQuery, NodeChange, Pause, Restart, Resume, Scale, WhyQuery,
+};
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
 
@@ -46,6 +48,8 @@ fn router(core: Arc<Core>) -> Router {
         .route("/v1/scale", post(scale))
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
+        .route("/v1/node", post(node))
+        .route("/v1/can-lose/{what}", get(can_lose))
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(core)
@@ -117,6 +121,14 @@ async fn pause(State(core): State<Arc<Core>>, Json(request): Json<Pause>) -> Ans
 
 async fn resume(State(core): State<Arc<Core>>, Json(request): Json<Resume>) -> Answer<Done> {
     core.resume(request).await.map(Json)
+}
+
+async fn node(State(core): State<Arc<Core>>, Json(request): Json<NodeChange>) -> Answer<Done> {
+    core.change_node(&request).await.map(Json)
+}
+
+async fn can_lose(State(core): State<Arc<Core>>, Path(what): Path<String>) -> Answer<CanLose> {
+    core.can_lose(&what).await.map(Json)
 }
 
 pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Response {

@@ -8,7 +8,7 @@ use holdfast_balancer::snapshot::{
 };
 use holdfast_config::{Algorithm, Balancer, Config};
 use holdfast_policy::time::millis;
-use holdfast_policy::{InstanceId, balance};
+use holdfast_policy::{Incarnation, InstanceId, NodeId, balance};
 
 use crate::layout::Layout;
 
@@ -46,6 +46,12 @@ impl Slots {
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) id: InstanceId,
+    /// The other machine that it is on.
+    pub(crate) node: Option<NodeId>,
+    /// What it is called in the shared table: `web-2`, or `web-2@n3`.
+    pub(crate) name: String,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) draining: bool,
     pub(crate) endpoint: EndpointSnapshot,
     pub(crate) service: Arc<str>,
 }

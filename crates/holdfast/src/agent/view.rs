@@ -1,16 +1,18 @@
 //! Endpoints of the services to what the balancers are told, and back: who has nothing in flight any more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_balancer::snapshot::EndpointSnapshot;
 use holdfast_policy::balance::State;
-use holdfast_policy::{Incarnation, InstanceId, Timestamp};
+use holdfast_policy::{Incarnation, InstanceId, NodeId, Timestamp};
+use holdfast_services::Endpoints;
 use holdfast_services::supervisor::EndpointState;
-use holdfast_services::{EndpointEntry, Endpoints};
 
 use super::core::Core;
+use super::member::remotes;
 use super::snapshot::Place;
 
 /// How often drains are looked at while there are any.
@@ -33,6 +35,7 @@ pub(super) fn keep_planes_told(core: &Arc<Core>) {
             tracing::warn!("some instances are still unknown; the balancers are told of the others");
         }
         let mut endpoints = core.services.endpoints();
+        let mut remotes = core.watch_remotes();
         let mut ready_since = BTreeMap::new();
         let mut drained: BTreeSet<(InstanceId, Incarnation)> = BTreeSet::new();
         endpoints.mark_changed();
@@ -47,9 +50,17 @@ pub(super) fn keep_planes_told(core: &Arc<Core>) {
                     let table = endpoints.borrow_and_update().clone();
                     publish(&core, &table, &mut ready_since);
                 }
+                changed = remotes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    remotes.mark_unchanged();
+                    let table = endpoints.borrow().clone();
+                    publish(&core, &table, &mut ready_since);
+                }
                 () = tokio::time::sleep(DRAIN_LOOK), if draining.len() > drained.len() => {
                     for one in draining {
-                        if !drained.contains(&one) && is_drained(&core, &one.0) {
+                        if !drained.contains(&one) && is_drained(&core, &one.0, one.1) {
                             let _ = core.services.drained(&one.0, one.1).await;
                             drained.insert(one);
                         }
@@ -65,43 +76,74 @@ fn draining(table: &Endpoints) -> BTreeSet<(InstanceId, Incarnation)> {
     leaving.map(|(id, entry)| (id.clone(), entry.incarnation)).collect()
 }
 
-/// Every plane knows that it leaves, and none has a request on it.
-fn is_drained(core: &Core, id: &InstanceId) -> bool {
+/// Every plane, here and on other machines, knows that it leaves, and none has a request on it.
+fn is_drained(core: &Core, id: &InstanceId, incarnation: Incarnation) -> bool {
+    if core.member.as_ref().is_some_and(|member| !member.is_idle_elsewhere(id, incarnation)) {
+        return false;
+    }
     match core.planes.slot_of(id) {
         Some(slot) => core.planes.up_to_date() && core.planes.table.in_flight(slot) == 0,
         None => true,
     }
 }
 
-fn publish(core: &Core, table: &Endpoints, ready_since: &mut BTreeMap<InstanceId, (Incarnation, Timestamp)>) {
-    let seen: BTreeMap<&InstanceId, &EndpointEntry> =
-        table.iter().filter(|(id, e)| !id.service.starts_with('_') && e.state != EndpointState::Gone).collect();
-    ready_since.retain(|id, (life, _)| seen.get(id).is_some_and(|e| e.incarnation == *life));
-    let slots = core.planes.slots_for(seen.keys().map(|id| Arc::from(id.to_string())));
+/// An endpoint as the balancers are to see it.
+struct Seen {
+    id: InstanceId,
+    node: Option<NodeId>,
+    name: String,
+    incarnation: Incarnation,
+    addr: SocketAddr,
+    state: EndpointState,
+}
+
+fn publish(core: &Core, table: &Endpoints, ready_since: &mut BTreeMap<String, (Incarnation, Timestamp)>) {
+    let here = table.iter().filter(|(id, _)| !id.service.starts_with('_')).map(|(id, e)| Seen {
+        id: id.clone(),
+        node: None,
+        name: id.to_string(),
+        incarnation: e.incarnation,
+        addr: e.endpoint.addr,
+        state: e.state,
+    });
+    let elsewhere = core.member.iter().flat_map(|member| remotes(member)).map(|r| Seen {
+        name: format!("{}@{}", r.id, r.node),
+        id: r.id,
+        node: Some(r.node),
+        incarnation: r.incarnation,
+        addr: r.addr,
+        state: r.state,
+    });
+    let seen: Vec<Seen> = here.chain(elsewhere).filter(|e| e.state != EndpointState::Gone).collect();
+    ready_since.retain(|name, (life, _)| seen.iter().any(|e| e.name == *name && e.incarnation == *life));
+    let slots = core.planes.slots_for(seen.iter().map(|e| Arc::from(e.name.as_str())));
     let mut places = Vec::new();
-    for (id, entry) in seen {
-        let name = id.to_string();
-        let Some(slot) = slots.get(name.as_str()) else {
-            tracing::warn!(instance = name, "no slot left in the shared table: it gets no requests");
+    for one in seen {
+        let Some(slot) = slots.get(one.name.as_str()) else {
+            tracing::warn!(instance = one.name, "no slot left in the shared table: it gets no requests");
             continue;
         };
-        if entry.state == EndpointState::Ready {
-            ready_since.entry(id.clone()).or_insert_with(|| (entry.incarnation, holdfast_host::clock::now()));
+        if one.state == EndpointState::Ready {
+            ready_since.entry(one.name.clone()).or_insert_with(|| (one.incarnation, holdfast_host::clock::now()));
         }
-        let since = ready_since.get(id).map_or(0, |(_, at)| at.as_nanos());
-        core.planes.table.claim_endpoint(*slot, &name, entry.incarnation);
+        let since = ready_since.get(&one.name).map_or(0, |(_, at)| at.as_nanos());
+        core.planes.table.claim_endpoint(*slot, &one.name, one.incarnation);
         places.push(Place {
-            id: id.clone(),
-            service: id.service.clone(),
+            service: one.id.service.clone(),
+            incarnation: one.incarnation,
+            draining: one.state == EndpointState::Draining,
             endpoint: EndpointSnapshot {
-                instance: name,
-                incarnation: entry.incarnation,
+                instance: one.name.clone(),
+                incarnation: one.incarnation,
                 slot: *slot,
-                addr: entry.endpoint.addr,
-                state: state(entry.state),
+                addr: one.addr,
+                state: state(one.state),
                 ready_since_boot_ns: since,
                 retry_after_s: RETRY_AFTER_S,
             },
+            id: one.id,
+            node: one.node,
+            name: one.name,
         });
     }
     core.planes.set_places(places);

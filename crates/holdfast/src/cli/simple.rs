@@ -27,13 +27,16 @@ pub(super) async fn pause(
     reason: String,
 ) -> Result<Exit, Failure> {
     let for_ms = u64::try_from(duration(how_long)?.as_millis()).unwrap_or(u64::MAX);
-    let who = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| own_name());
+    let who = own_name();
     let done: Done = common.client()?.post("/v1/pause", &Pause { name, for_ms, reason, who }).await?;
     say(common, &done)
 }
 
-/// Services and containers have no `USER`.
-fn own_name() -> String {
+/// Who asks. Services and containers have no `USER`.
+pub(super) fn own_name() -> String {
+    if let Ok(name) = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")) {
+        return name;
+    }
     let uid = rustix::process::geteuid().as_raw();
     let account = holdfast_host::user::resolve(&uid.to_string(), None, None).ok();
     account.and_then(|account| account.name).unwrap_or_else(|| format!("uid {uid}"))
@@ -44,7 +47,7 @@ pub(super) async fn resume(common: &Common, name: Option<String>) -> Result<Exit
     say(common, &done)
 }
 
-fn say(common: &Common, done: &Done) -> Result<Exit, Failure> {
+pub(super) fn say(common: &Common, done: &Done) -> Result<Exit, Failure> {
     if common.json {
         print_json(done)?;
     } else {

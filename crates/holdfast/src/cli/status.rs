@@ -103,13 +103,22 @@ fn headline(status: &Status, style: Style) -> String {
 }
 
 fn instances(status: &Status, style: Style, width: usize) -> String {
-    let mut rows = vec![header(&["INSTANCE", "STATE", "FOR", "RESTARTS", "PID", "ENDPOINT", "WHY"], style)];
+    let several = !status.nodes.is_empty();
+    let mut names = vec!["INSTANCE", "STATE", "FOR", "RESTARTS", "PID", "ENDPOINT", "WHY"];
+    if several {
+        names.insert(1, "NODE");
+    }
+    let mut rows = vec![header(&names, style)];
     for (name, service, instances) in worst_first(&status.services) {
         for instance in &instances {
-            rows.push(row(instance, service, style));
+            let mut cells = row(instance, service, style);
+            if several {
+                cells.insert(1, instance.node.clone().unwrap_or_else(|| "-".into()));
+            }
+            rows.push(cells);
         }
         if instances.is_empty() {
-            rows.push(vec![
+            let mut cells = vec![
                 name.to_owned(),
                 style.dim("none"),
                 String::new(),
@@ -117,7 +126,11 @@ fn instances(status: &Status, style: Style, width: usize) -> String {
                 String::new(),
                 String::new(),
                 format!("{} wanted", service.desired),
-            ]);
+            ];
+            if several {
+                cells.insert(1, String::new());
+            }
+            rows.push(cells);
         }
     }
     table(&rows, width)

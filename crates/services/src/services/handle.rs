@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::engine::Ask;
 use super::shims::Listeners;
 use super::{Endpoints, Error, Internal};
-use crate::supervisor::{Definition, Entry, Event, Status, Target};
+use crate::supervisor::{Definition, Entry, Event, Placement, Status, Target};
 
 /// The engine takes an event within milliseconds; a slower one is seen in the status a little later.
 const APPLY_SEEN: Duration = Duration::from_secs(5);
@@ -96,6 +96,11 @@ impl Handle {
             Ok(Err(_)) => Err(Error::Ended),
             Ok(Ok(_)) | Err(_) => Ok(()),
         }
+    }
+
+    /// What of the services runs here; `None` is everything. In a cluster it is told before the first `apply`.
+    pub async fn place(&self, placement: Option<Placement>) -> Result<(), Error> {
+        self.tell(Event::Placement(placement)).await
     }
 
     /// A service's number of instances until the file says another; `None` goes back to the file's.

@@ -124,7 +124,7 @@ impl Supervisor {
         }
     }
 
-    fn why_due(&self, i: &Instance, definition: &Definition) -> Option<(Why, Then)> {
+    pub(crate) fn why_due(&self, i: &Instance, definition: &Definition) -> Option<(Why, Then)> {
         if i.leave.is_some() {
             return None;
         }

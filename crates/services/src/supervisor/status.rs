@@ -67,6 +67,10 @@ pub struct InstanceStatus {
     /// It runs another definition than the one wanted.
     pub outdated: bool,
     pub crash_loop: bool,
+    /// Taken down by holdfast and not back yet.
+    pub acting: bool,
+    /// It waits to be replaced by plan.
+    pub due: bool,
     /// `common_cause`, `max_unavailable`, `min_available`, `paused` or why it waits its turn.
     pub held: Option<&'static str>,
     /// STATUS= of the program.
@@ -152,6 +156,8 @@ impl Supervisor {
             last_exit: state.and_then(|s| s.last_exit),
             outdated: wanted.is_none_or(|d| d.hash != i.record.definition),
             crash_loop: failures >= CRASH_LOOP_FAILURES,
+            acting: i.acting.is_some() || i.leave.is_some(),
+            due: wanted.is_some_and(|d| self.wanted(&i.id).is_some() && self.why_due(i, d).is_some()),
             held: i.life.held,
             status_text: state.and_then(|s| s.status_text.clone()),
         }

@@ -1,0 +1,78 @@
+//! Keeps the view of the shared store: list, watch from there, and again when the watch ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_cluster::members::View;
+use holdfast_cluster::{Error, epoch};
+use holdfast_host::clock;
+use holdfast_policy::backoff::Backoff;
+use holdfast_policy::lease::FencingToken;
+use holdfast_policy::rng::Rng;
+
+use super::{Member, Seen};
+use crate::agent::agent_event;
+use crate::agent::core::Core;
+
+const AGAIN: Backoff =
+    Backoff { base: Duration::from_millis(100), factor: 2.0, max: Duration::from_secs(2), jitter: 0.3 };
+
+pub(super) async fn run(member: Arc<Member>, core: Arc<Core>) {
+    let mut rng = Rng::from_seed(clock::now().as_nanos());
+    let mut failures = 0u32;
+    let mut away = false;
+    loop {
+        match round(&member, &core, &mut away).await {
+            Ok(()) => failures = 0,
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                tracing::debug!(%error, failures, "the shared store does not answer");
+                if !std::mem::replace(&mut away, true) {
+                    tell(&core, "present", "away", &format!("the shared store does not answer: {error}"));
+                }
+            }
+        }
+        // What was seen stays: it is how things were.
+        member.seen.send_modify(|seen| Arc::make_mut(seen).fresh = false);
+        tokio::time::sleep(AGAIN.delay(failures, &mut rng)).await;
+    }
+}
+
+/// One list and the watch after it, until that ends.
+async fn round(member: &Member, core: &Core, away: &mut bool) -> Result<(), Error> {
+    let listing = member.store.list(String::new()).await?;
+    member.touch();
+    notice_older_copy(member, core, listing.revision).await?;
+    let mut view = View::of(&listing);
+    let mut watch = member.store.watch(String::new(), listing.revision + 1).await?;
+    member.seen.send_replace(Arc::new(Seen { view: view.clone(), fresh: true }));
+    if std::mem::replace(away, false) {
+        tell(core, "away", "present", "the shared store answers again");
+    }
+    loop {
+        let event = watch.next().await;
+        if !view.apply(&event) {
+            return Ok(());
+        }
+        member.touch();
+        member.seen.send_replace(Arc::new(Seen { view: view.clone(), fresh: true }));
+    }
+}
+
+/// A store that was set back to an older copy would hand out tokens a second time: a new epoch starts above all of them.
+async fn notice_older_copy(member: &Member, core: &Core, revision: u64) -> Result<(), Error> {
+    let known = member.highest_token();
+    let epoch = epoch::settle(&*member.store, [known]).await?;
+    if known.epoch > 0 && epoch > known.epoch {
+        let reason =
+            format!("the shared store is an older copy (revision {revision}, {known} was seen): epoch {epoch}");
+        tell(core, "present", "restored", &reason);
+    }
+    member.keep_token(FencingToken { epoch, create_revision: revision }).await;
+    Ok(())
+}
+
+fn tell(core: &Core, from: &'static str, to: &'static str, reason: &str) {
+    tracing::warn!(to, reason, "shared store");
+    core.journal.append(agent_event(core, "cluster/store").change(from, to, reason.to_owned()));
+}
