@@ -1,5 +1,6 @@
 //! One HTTP/1.1 connection to a member, and what is sent over it.
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -34,6 +35,8 @@ const KEEPALIVE_PROBES: u32 = 3;
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     task: JoinHandle<()>,
+    /// The same one, to look at.
+    socket: Socket,
 }
 
 impl Drop for Connection {
@@ -85,16 +88,17 @@ impl Connection {
             .with_interval(KEEPALIVE_EVERY)
             .with_retries(KEEPALIVE_PROBES);
         SockRef::from(&tcp).set_tcp_keepalive(&keepalive).map_err(not_sent)?;
-        let Some(config) = tls else { return Connection::over(tcp).await };
+        let socket = SockRef::from(&tcp).try_clone().map_err(not_sent)?;
+        let Some(config) = tls else { return Connection::over(tcp, socket).await };
         let name = ServerName::try_from(address.host.clone()).map_err(|e| Failure::Tls(e.to_string()))?;
         let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| match tls_error(&e) {
             Some(error) => Failure::Tls(error.to_string()),
             None => Failure::NotSent(e.to_string()),
         })?;
-        Connection::over(stream).await
+        Connection::over(stream, socket).await
     }
 
-    async fn over<S>(stream: S) -> Result<Connection, Failure>
+    async fn over<S>(stream: S, socket: Socket) -> Result<Connection, Failure>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -105,11 +109,16 @@ impl Connection {
                 tracing::debug!(%error, "a connection to etcd ended");
             }
         });
-        Ok(Connection { sender, task })
+        Ok(Connection { sender, task, socket })
     }
 
+    /// Also when its task has not run since: a write over it would have an unknown outcome for nothing.
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed()
+            || match self.socket.peek(&mut [MaybeUninit::uninit()]) {
+                Ok(bytes) => bytes == 0,
+                Err(e) => e.kind() != std::io::ErrorKind::WouldBlock,
+            }
     }
 
     /// Sends, and reads the head of the answer.

@@ -160,14 +160,9 @@ impl Etcd {
 
     async fn status_of(&self, index: usize) -> EndpointStatus {
         let limit = self.inner.client.request_timeout;
-        let status = async {
-            let answer: StatusAnswer = self.ask(index, "/v3/maintenance/status", json!({}), limit).await?;
-            let get = json!({"action": "GET"});
-            let alarms: AlarmAnswer = self.ask(index, "/v3/maintenance/alarm", get, limit).await?;
-            Ok(member_status(answer, alarms))
-        };
+        let status = self.ask::<StatusAnswer>(index, "/v3/maintenance/status", json!({}), limit).await;
         let endpoint = self.inner.client.name(index).to_owned();
-        EndpointStatus { endpoint, status: status.await.map_err(|e: Error| e.to_string()) }
+        EndpointStatus { endpoint, status: status.map(member_status).map_err(|e| e.to_string()) }
     }
 
     async fn ask<T: DeserializeOwned>(&self, index: usize, path: &str, request: Value, limit: Duration) -> Result<T> {
@@ -229,7 +224,9 @@ impl Etcd {
     }
 }
 
-fn member_status(answer: StatusAnswer, alarms: AlarmAnswer) -> MemberStatus {
+fn member_status(answer: StatusAnswer) -> MemberStatus {
+    // Asking for alarms is a vote of the whole cluster; what a member knows of them stands among its errors.
+    let (alarms, errors) = answer.errors.into_iter().partition::<Vec<_>, _>(|error| alarm(error).is_some());
     MemberStatus {
         version: answer.version,
         cluster_id: answer.header.cluster_id,
@@ -242,7 +239,30 @@ fn member_status(answer: StatusAnswer, alarms: AlarmAnswer) -> MemberStatus {
         db_bytes: answer.db_size.unsigned_abs(),
         db_in_use_bytes: answer.db_size_in_use.unsigned_abs(),
         is_learner: answer.is_learner,
-        errors: answer.errors,
-        alarms: alarms.into(),
+        errors,
+        alarms: alarms.iter().filter_map(|text| alarm(text)).collect(),
+    }
+}
+
+/// `memberID:123 alarm:NOSPACE`
+fn alarm(text: &str) -> Option<Alarm> {
+    let mut fields = text.split_whitespace().map(|field| field.split_once(':'));
+    let (("memberID", id), ("alarm", kind)) = (fields.next()??, fields.next()??) else { return None };
+    Some(Alarm { member_id: id.parse().ok()?, kind: kind.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarms_are_told_from_other_errors() {
+        let nospace = Alarm { member_id: 8_630_161_756_594_109_333, kind: "NOSPACE".into() };
+        assert_eq!(alarm("memberID:8630161756594109333 alarm:NOSPACE "), Some(nospace.clone()));
+        assert_eq!(alarm("memberID:8630161756594109333  alarm:NOSPACE"), Some(nospace));
+        for other in ["", "etcdserver: no leader", "memberID:x alarm:NOSPACE", "memberID:1", "alarm:NOSPACE memberID:1"]
+        {
+            assert_eq!(alarm(other), None, "{other}");
+        }
     }
 }

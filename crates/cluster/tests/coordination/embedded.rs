@@ -14,12 +14,23 @@ async fn open(dir: &Path) -> Arc<dyn Store> {
     Arc::new(Embedded::open(dir.join("coord.db"), Options::default()).await.unwrap())
 }
 
-async fn site(_: &str) -> (Site, tempfile::TempDir) {
+async fn site() -> (Site, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     (Site { store: open(dir.path()).await, ttl: Duration::from_millis(600) }, dir)
 }
 
-crate::scenes!(site);
+macro_rules! tests {
+    ($($module:ident::$name:ident),+ $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                let (site, _dir) = site().await;
+                crate::$module::$name(site).await;
+            }
+        )+
+    };
+}
+crate::with_scenes!(tests);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_engine_conforms() {

@@ -1,5 +1,11 @@
 //! The engine on real etcd processes.
 
+mod faults;
+mod hostile;
+mod secured;
+mod upkeep;
+
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,35 +13,64 @@ use holdfast_cluster::etcd::fixture::{self, Cluster, Spec};
 use holdfast_cluster::etcd::{Etcd, Options};
 use holdfast_cluster::{Store, conformance};
 
+use tokio::task::JoinSet;
+
 use crate::roles::Site;
 use crate::{records, roles, seeds};
 
 /// The shortest time to live that etcd grants with its default heartbeat.
 const TTL_MIN: Duration = Duration::from_secs(2);
 
+/// Of roles: renewals of many scenes at once are not as quick as one.
+const TTL: Duration = Duration::from_secs(3);
+
 async fn open(options: Options) -> Arc<dyn Store> {
     Arc::new(Etcd::open(options).await.unwrap())
 }
 
 /// Checks run one after the other, so the whole suite takes some 15 s on each.
-async fn conforms(cluster: &Cluster, options: Options, name: &str) {
+async fn conforms(_running: &Cluster, options: Options, name: &str) {
     conformance::run(open(options).await, name, TTL_MIN).await;
-    drop(cluster.endpoints());
 }
 
-async fn site(_: &str) -> (Site, Cluster) {
+macro_rules! list {
+    ($($module:ident::$name:ident),+ $(,)?) => {
+        fn scenes() -> Vec<(&'static str, Scene)> {
+            vec![$((stringify!($name), |site| Box::pin(crate::$module::$name(site)))),+]
+        }
+    };
+}
+crate::with_scenes!(list);
+
+type Scene = fn(Site) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// At the same time, each under a prefix of its own: most of them wait for leases, which are long here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_scene_plays_on_etcd() {
     let cluster = Cluster::start(Spec::new(1));
-    (Site { store: open(cluster.options()).await, ttl: TTL_MIN }, cluster)
+    let mut playing = JoinSet::new();
+    for (name, scene) in scenes() {
+        let options = Options { key_prefix: format!("/{name}/"), ..cluster.options() };
+        let site = Site { store: open(options).await, ttl: TTL };
+        playing.spawn(async move { (name, tokio::spawn(scene(site)).await) });
+    }
+    while let Some(played) = playing.join_next().await {
+        let (name, result) = played.unwrap();
+        assert!(result.is_ok(), "{name}: {result:?}");
+        println!("{name}");
+    }
 }
-
-crate::scenes!(site);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_member_of_each_version_conforms() {
+    let mut running = JoinSet::new();
     for binary in fixture::binaries() {
         println!("{}", binary.display());
         let cluster = Cluster::start(Spec { binary, ..Spec::new(1) });
-        conforms(&cluster, cluster.options(), "one").await;
+        running.spawn(async move { conforms(&cluster, cluster.options(), "one").await });
+    }
+    while let Some(conformed) = running.join_next().await {
+        conformed.unwrap();
     }
 }
 
