@@ -4,6 +4,7 @@ mod backend;
 mod bare;
 mod bench;
 mod demo;
+mod etcd;
 mod examples;
 mod histogram;
 mod install;
@@ -61,6 +62,8 @@ enum Task {
     Demo(demo::Options),
     /// Measure against other programs on this machine
     Bench(bench::Options),
+    /// Fetch etcd of later Debian releases into ~/.cache/holdfast/etcd, where tests find them
+    Etcd,
     /// The house rules alone
     Tidy,
     /// Send requests at a fixed rate and print what became of them
@@ -92,6 +95,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bare(options) => bare::run(&root, &options),
         Task::Demo(options) => demo::run(&root, &options),
         Task::Bench(options) => bench::run(&root, &options),
+        Task::Etcd => etcd::fetch(),
         Task::Tidy => tidy::run(&root),
         Task::Load(options) => load::run(options),
         Task::Backend(options) => backend::run(options),

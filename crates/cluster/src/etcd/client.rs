@@ -243,7 +243,7 @@ impl Client {
         limit: Duration,
         read: fn(&[u8]) -> std::result::Result<T, Failure>,
     ) -> std::result::Result<T, Failure> {
-        let token = self.token(index).await?;
+        let token = self.token_within(index, limit).await?;
         let call = Call { path, body: body.clone(), token: token.as_deref(), limit, needs_leader: false };
         let answer = self.endpoints[index].post(&call).await.and_then(|body| read(&body));
         if let Err(Failure::LoggedOut(_)) = &answer {
@@ -259,10 +259,16 @@ impl Client {
         request: &Value,
         line_bytes_max: usize,
     ) -> std::result::Result<Lines, Failure> {
-        let token = self.token(index).await?;
+        let token = self.token_within(index, self.request_timeout).await?;
         let body = Bytes::from(request.to_string());
         let call = Call { path, body, token: token.as_deref(), limit: self.request_timeout, needs_leader: true };
         self.endpoints[index].stream(&call, line_bytes_max).await
+    }
+
+    /// Many may wait for one log-in at a member that does not answer: none of them longer than for the request itself.
+    async fn token_within(&self, index: usize, limit: Duration) -> std::result::Result<Option<Arc<str>>, Failure> {
+        let late = |_| Failure::NotSent(format!("not logged in within {limit:?}"));
+        tokio::time::timeout(limit, self.token(index)).await.map_err(late)?
     }
 
     /// What shows who we are; asked for when there is none yet.

@@ -13,6 +13,7 @@ use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{self, AlertDescription, ClientConfig};
@@ -31,10 +32,14 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(5);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(3);
 const KEEPALIVE_PROBES: u32 = 3;
 
+/// The task of a closed connection ends at once.
+const ENDING_MAX: Duration = Duration::from_millis(200);
+
 /// Dropping it closes the connection, whatever is under way.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    task: JoinHandle<()>,
+    /// Ends with the connection, and says why if for a reason.
+    task: JoinHandle<Option<Failure>>,
     /// The same one, to look at.
     socket: Socket,
 }
@@ -104,11 +109,7 @@ impl Connection {
     {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| Failure::NotSent(e.to_string()))?;
-        let task = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to etcd ended");
-            }
-        });
+        let task = tokio::spawn(async move { connection.await.err().map(|error| broken(&error)) });
         Ok(Connection { sender, task, socket })
     }
 
@@ -124,13 +125,25 @@ impl Connection {
     /// Sends, and reads the head of the answer.
     async fn send(&mut self, address: &Address, call: &Call<'_>) -> Result<http::Response<Incoming>, SendFailure> {
         let request = call.request(address).map_err(|failure| SendFailure { failure, stale: false })?;
-        if let Err(e) = self.sender.ready().await {
-            return Err(SendFailure { failure: Failure::NotSent(e.to_string()), stale: true });
+        let unsent = match self.sender.ready().await {
+            Err(e) => e.to_string(),
+            Ok(()) => match self.sender.try_send_request(request).await {
+                Ok(answer) => return Ok(answer),
+                Err(mut e) => match e.take_message() {
+                    Some(_) => e.error().to_string(),
+                    None => return Err(SendFailure { failure: broken(e.error()), stale: false }),
+                },
+            },
+        };
+        Err(SendFailure { failure: self.why_closed(unsent).await, stale: true })
+    }
+
+    /// A member that does not accept our certificate may say so before the request is written.
+    async fn why_closed(&mut self, unsent: String) -> Failure {
+        match timeout(ENDING_MAX, &mut self.task).await {
+            Ok(Ok(Some(Failure::Tls(reason)))) => Failure::Tls(reason),
+            _ => Failure::NotSent(unsent),
         }
-        self.sender.try_send_request(request).await.map_err(|mut e| match e.take_message() {
-            Some(_) => SendFailure { failure: Failure::NotSent(e.error().to_string()), stale: true },
-            None => SendFailure { failure: broken(e.error()), stale: false },
-        })
     }
 
     /// One request, one answer.

@@ -113,6 +113,13 @@ fn fetched() -> Vec<PathBuf> {
     found
 }
 
+/// `3.5.16`
+pub fn version(binary: &Path) -> String {
+    let output = Command::new(binary).arg("--version").output().expect("etcd runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().find_map(|line| line.strip_prefix("etcd Version: ")).expect("etcd tells its version").trim().to_owned()
+}
+
 struct Member {
     name: String,
     client_url: String,

@@ -50,6 +50,7 @@ pub(super) async fn start(
         key,
         range_end,
         next,
+        untold: next,
         cluster_id: now.header.cluster_id,
         held: Held::default(),
         events,
@@ -70,8 +71,10 @@ struct Task {
     namespace: Namespace,
     key: String,
     range_end: String,
-    /// First revision that the consumer has not heard of.
+    /// Where the next connection begins.
     next: u64,
+    /// First revision whose changes were not told. Behind `next` after progress: changes that it overtook are still told.
+    untold: u64,
     cluster_id: u64,
     held: Held,
     events: mpsc::Sender<Event>,
@@ -207,7 +210,7 @@ impl Task {
 
     async fn event(&mut self, event: RawEvent, bytes: usize) -> std::result::Result<(), End> {
         let revision = event.kv.mod_revision;
-        if revision < self.next {
+        if revision < self.untold {
             return Ok(());
         }
         if revision != self.held.revision {
@@ -234,7 +237,8 @@ impl Task {
         if !changes.is_empty() {
             self.send(Event::Changes { revision, changes }).await?;
         }
-        self.next = revision.saturating_add(1);
+        self.untold = revision.saturating_add(1);
+        self.next = self.next.max(self.untold);
         Ok(())
     }
 

@@ -119,5 +119,5 @@ async fn records_read_back_across_a_restart() {
         cluster.restart(0);
         open(options).await
     };
-    records::records_read_back_across_a_restart(store, reopened).await;
+    Box::pin(records::records_read_back_across_a_restart(store, reopened)).await;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_cluster::election::Campaign;
-use holdfast_cluster::etcd::fixture::{Cluster, Spec};
+use holdfast_cluster::etcd::fixture::{self, Cluster, Spec};
 use holdfast_cluster::etcd::{Etcd, Options};
 use holdfast_cluster::{Change, Error, Event, Guard, Op, Store, Txn, Watch};
 use holdfast_policy::lease::Timings;
@@ -240,6 +240,48 @@ async fn without_a_quorum_nothing_is_claimed_and_it_heals() {
     assert!(began.elapsed() < request_timeout * 8, "{:?}", began.elapsed());
     cluster.restart(1);
     eventually_put(&etcd, "/a").await;
+}
+
+#[tokio::test]
+async fn a_watch_outlives_the_quorum() {
+    let mut cluster = Cluster::start(Spec::new(3));
+    let etcd = Etcd::open(cluster.options()).await.unwrap();
+    let mut watch = etcd.watch("/k".into(), 0).await.unwrap();
+    let first = eventually_put(&etcd, "/k").await;
+    cluster.kill(1);
+    cluster.kill(2);
+    assert_eq!(next_change(&mut watch).await.0, first);
+    cluster.restart(1);
+    let second = eventually_put(&etcd, "/k").await;
+    let mut seen = first;
+    while seen < second {
+        seen = next_change(&mut watch).await.0;
+    }
+    assert_eq!(seen, second);
+}
+
+/// Which members of 3.4 do every ten minutes only.
+#[tokio::test]
+async fn a_quiet_watch_tells_its_progress() {
+    for binary in fixture::binaries().into_iter().filter(|binary| !fixture::version(binary).starts_with("3.4.")) {
+        let arguments = vec!["--experimental-watch-progress-notify-interval=100ms".into()];
+        let cluster = Cluster::start(Spec { binary, arguments, ..Spec::new(1) });
+        let etcd = Etcd::open(cluster.options()).await.unwrap();
+        let mut watch = etcd.watch("/quiet".into(), 0).await.unwrap();
+        let elsewhere = eventually_put(&etcd, "/k").await;
+        let reached = async {
+            loop {
+                match watch.next().await {
+                    Event::Progress { revision } if revision >= elsewhere => return revision,
+                    Event::Progress { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        assert_eq!(soon(reached).await, elsewhere);
+        let revision = eventually_put(&etcd, "/quiet").await;
+        assert_eq!(next_change(&mut watch).await.0, revision);
+    }
 }
 
 #[tokio::test]
