@@ -19,17 +19,19 @@ use belief::Belief;
 /// Both sources must agree for this long. Short, because the lease has taken its whole time already; long enough for
 /// an answer that is under way to arrive.
 pub const GRACE: Duration = Duration::from_millis(500);
-/// Members look at each other once a second; what is older than three looks says nothing.
-pub const EVIDENCE_AGE_MAX: Duration = Duration::from_secs(3);
-/// A link that nobody hears an answer on for this long makes a suspect, although the lease is there.
-pub const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// Members look at each other once a second; what is older than two looks and some delay says nothing. With
+/// [`SILENT_AFTER`] it is 4 s, the shortest that a lease of the fast profile outlives its holder: who dies together is
+/// suspect together before the first of them is lost, so that the brake sees them all.
+pub const EVIDENCE_AGE_MAX: Duration = Duration::from_millis(2500);
+/// Nobody heard an answer for this long: a suspect, although the lease is there.
+pub const SILENT_AFTER: Duration = Duration::from_millis(1500);
 /// [`Membership::tick`] is due this often.
 pub const TICK: Duration = Duration::from_millis(250);
 /// A tick this late says that the observer was stopped: what it has heard and not heard is void.
 pub const LATE_AFTER: Duration = Duration::from_secs(2);
-/// After an election, or after having been late: everybody is looked at anew within this time.
-pub const LOOK_AROUND: Duration = Duration::from_millis(1500);
-/// A store that was away shorter than this share of a lease lets everybody renew in time.
+/// After an election everybody is looked at anew within this time (a look takes a second).
+pub const LOOK_AROUND: Duration = Duration::from_millis(1200);
+/// Everybody renews within this share of a lease: a store that was away shorter has missed nobody.
 pub const STORE_BLINK_SHARE: u32 = 3;
 /// A lost node that answers again takes nothing new before it has been well for this long.
 pub const RETURNED_FOR: Duration = Duration::from_secs(10);
@@ -209,7 +211,14 @@ pub struct View {
     pub why: String,
 }
 
-/// A transition of one node, or of the brake.
+impl View {
+    /// It is being removed and nothing runs on it: its registration may go.
+    pub fn may_be_forgotten(&self) -> bool {
+        self.admin == Admin::Removing && (self.drained || matches!(self.state, State::Lost { .. }))
+    }
+}
+
+/// A transition of one node, or of what concerns all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub node: Option<NodeId>,
@@ -228,7 +237,8 @@ pub struct Membership {
     void: Option<(String, Timestamp)>,
     store_away: Option<Timestamp>,
     brake: brake::Brake,
-    last_tick: Timestamp,
+    last_seen: Timestamp,
+    last_judged: Timestamp,
 }
 
 impl Membership {
@@ -244,17 +254,21 @@ impl Membership {
             void: None,
             store_away: None,
             brake: brake::Brake::default(),
-            last_tick: now,
+            last_seen: now,
+            last_judged: now,
         };
         membership.apply(now, Event::Elected);
         membership
     }
 
-    /// Takes what happened, and judges anew.
+    /// Takes what happened, and judges anew; looks come in squares of the number of nodes and wait for the next tick.
     pub fn handle(&mut self, now: Timestamp, event: Event) -> Vec<Change> {
         let mut changes = self.notice_pause(now);
+        let waits = matches!(event, Event::Link { .. });
         self.apply(now, event);
-        changes.extend(self.judge(now));
+        if !waits {
+            changes.extend(self.judge(now));
+        }
         changes
     }
 
@@ -266,7 +280,7 @@ impl Membership {
     }
 
     pub fn next_deadline(&self) -> Timestamp {
-        self.last_tick + TICK
+        self.last_judged + TICK
     }
 
     /// Whether anything may be moved. The store being away is void evidence too.
@@ -280,8 +294,8 @@ impl Membership {
         }
     }
 
-    pub fn views(&self, now: Timestamp) -> Vec<View> {
-        self.nodes.iter().map(|(name, belief)| belief.view(now, name)).collect()
+    pub fn views(&self) -> Vec<View> {
+        self.nodes.iter().map(|(name, belief)| belief.view(name)).collect()
     }
 
     pub fn state(&self, node: &NodeId) -> Option<State> {
@@ -328,12 +342,13 @@ impl Membership {
     }
 
     fn notice_pause(&mut self, now: Timestamp) -> Vec<Change> {
-        let gap = now.since(self.last_tick);
-        self.last_tick = self.last_tick.max(now);
+        let gap = now.since(self.last_seen);
+        self.last_seen = self.last_seen.max(now);
         if gap < LATE_AFTER {
             return Vec::new();
         }
-        self.void(now, "this leader was stopped for a while", now + LOOK_AROUND);
+        // What stopped it may have stopped the store as well, and then everybody has to renew first.
+        self.void(now, "this leader was stopped for a while", now + self.ttl / STORE_BLINK_SHARE + LOOK_AROUND);
         let transition = Transition::new("watching", "late", "its own loop was stopped; evidence from before is void");
         vec![Change { node: None, transition: transition.with("gap_ms", gap.as_millis()) }]
     }
@@ -351,6 +366,7 @@ impl Membership {
     }
 
     fn judge(&mut self, now: Timestamp) -> Vec<Change> {
+        self.last_judged = now;
         if self.store_away.is_some_and(|since| now.since(since) >= self.ttl / STORE_BLINK_SHARE) {
             self.void(now, "the coordination store is away", now + LOOK_AROUND);
         }

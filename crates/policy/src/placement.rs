@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::membership::{Hold, Standing};
+use crate::membership::{Hold, Standing, View};
 use crate::{InstanceId, NodeId, Timestamp};
 
 pub use lose::{Blocker, Loss, StoreMember, can_lose};
@@ -82,6 +82,18 @@ impl Node {
             standing: Standing::Open,
             why: String::new(),
             stable_since: Timestamp::ZERO,
+        }
+    }
+
+    /// As membership sees it, with what its registration declares.
+    pub fn seen(view: &View, labels: Labels, capacity: Capacity) -> Node {
+        Node {
+            name: view.node.clone(),
+            labels,
+            capacity,
+            standing: view.standing,
+            why: view.why.clone(),
+            stable_since: view.stable_since,
         }
     }
 
@@ -176,11 +188,10 @@ pub enum Duty {
     /// One of equals.
     #[default]
     Replica,
+    /// Not taken away while it lives: somebody else must be active first.
     Active,
     /// `eligible`: it could take over now.
-    Standby {
-        eligible: bool,
-    },
+    Standby { eligible: bool },
 }
 
 /// One instance on one node. Two entries with the same instance are a move under way.

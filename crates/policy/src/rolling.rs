@@ -1,10 +1,11 @@
 //! `reboot --rolling`: which node next, or the fact that stops it. It stops on the first doubt.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::membership::{Hold, Standing};
-use crate::placement::{Blocker, Cluster, Loss, Plan, StoreMember, can_lose};
-use crate::{NodeId, Timestamp};
+use crate::placement::{Assigned, Blocker, Cluster, Loss, MOVE_PATIENCE, Plan, StoreMember, can_lose};
+use crate::{InstanceId, NodeId, Timestamp};
 
 /// A machine that is not back with all its instances after this long is a doubt.
 pub const RETURN_LIMIT: Duration = Duration::from_secs(600);
@@ -32,7 +33,7 @@ pub struct Current {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     Reboot(NodeId),
-    /// The current node is on its way.
+    /// The current node, or an instance, is on its way.
     Wait {
         why: String,
         until: Timestamp,
@@ -46,7 +47,7 @@ pub enum Next {
     Done,
 }
 
-/// `plan` is the planner's for the same cluster: anything it wants to do, or cannot, is a doubt.
+/// `plan` is the planner's for the same cluster: what it cannot do is a doubt, what it is about to do is waited for.
 pub fn next(now: Timestamp, cluster: &Cluster<'_>, plan: &Plan, store: &[StoreMember], progress: &Progress) -> Next {
     if let Some(current) = &progress.current {
         return returned(now, cluster, store, current);
@@ -54,49 +55,74 @@ pub fn next(now: Timestamp, cluster: &Cluster<'_>, plan: &Plan, store: &[StoreMe
     let left = progress.nodes.iter().filter(|n| !progress.done.contains(n));
     let (last, first): (Vec<&NodeId>, Vec<&NodeId>) = left.partition(|n| progress.leader.as_ref() == Some(*n));
     let Some(node) = first.first().or(last.first()).copied() else { return Next::Done };
-    let mut why = doubts(cluster, store, None);
-    why.extend(plan.steps.iter().map(|p| format!("{} is to be done first: {}", p.step, p.reason)));
-    why.extend(plan.held.iter().map(|h| format!("{}: {}", h.instance, h.why)));
-    if let Err(blockers) = can_lose(cluster, store, &Loss::Node(node.clone())) {
-        why.extend(blockers.iter().map(Blocker::to_string));
+    let moving = under_way(cluster, plan);
+    let mut why = unwell(cluster, store, None);
+    why.extend(not_ready(cluster, |a| !moving.contains(&a.instance)));
+    let held = plan.held.iter().filter(|h| !moving.contains(&h.instance));
+    why.extend(held.map(|h| format!("{}: {}", h.instance, h.why)));
+    if !why.is_empty() {
+        return Next::Stop { why };
     }
-    if why.is_empty() { Next::Reboot(node.clone()) } else { Next::Stop { why } }
+    if let Some(instance) = moving.first() {
+        return Next::Wait { why: format!("{instance} is on the move"), until: now + MOVE_PATIENCE };
+    }
+    match can_lose(cluster, store, &Loss::Node(node.clone())) {
+        Ok(()) => Next::Reboot(node.clone()),
+        Err(blockers) => Next::Stop { why: blockers.iter().map(Blocker::to_string).collect() },
+    }
 }
 
+/// While a node is away its instances start elsewhere, so that only nodes and the store are a doubt at once.
 fn returned(now: Timestamp, cluster: &Cluster<'_>, store: &[StoreMember], current: &Current) -> Next {
     let until = current.since + RETURN_LIMIT;
-    let others = doubts(cluster, store, Some(&current.node));
-    if !others.is_empty() {
-        return Next::Stop { why: others };
+    let why = unwell(cluster, store, Some(&current.node));
+    if !why.is_empty() {
+        return Next::Stop { why };
     }
-    let own = match current.rebooted {
-        true => doubts(cluster, store, None),
+    let mut left = match current.rebooted {
+        true => unwell(cluster, store, None),
         false => vec![format!("{} has not rebooted yet", current.node)],
     };
-    match own.first() {
+    left.extend(not_ready(cluster, |_| true));
+    match left.first() {
         None => Next::Completed(current.node.clone()),
         Some(first) if now < until => Next::Wait { why: first.clone(), until },
         Some(_) => {
             let mut why = vec![format!("{} is not back and well after {} s", current.node, RETURN_LIMIT.as_secs())];
-            why.extend(own);
+            why.extend(left);
             Next::Stop { why }
         }
     }
 }
 
-/// Everything that is not well, apart from one node.
-fn doubts(cluster: &Cluster<'_>, store: &[StoreMember], apart: Option<&NodeId>) -> Vec<String> {
+/// Instances with a step, or with two copies.
+fn under_way<'a>(cluster: &'a Cluster<'_>, plan: &'a Plan) -> BTreeSet<&'a InstanceId> {
+    let mut moving: BTreeSet<&InstanceId> = plan.steps.iter().map(|p| p.step.instance()).collect();
+    let mut seen = BTreeSet::new();
+    moving.extend(cluster.assigned.iter().map(|a| &a.instance).filter(|instance| !seen.insert(*instance)));
+    moving
+}
+
+fn not_ready<'a>(cluster: &'a Cluster<'_>, counts: impl Fn(&&Assigned) -> bool) -> impl Iterator<Item = String> {
+    let instances = cluster.assigned.iter().filter(counts).filter(|a| !a.ready);
+    instances.map(|a| format!("{} on {} is not ready", a.instance, a.node)).collect::<Vec<_>>().into_iter()
+}
+
+/// Nodes and members of the store that are not well, apart from those of one node.
+fn unwell(cluster: &Cluster<'_>, store: &[StoreMember], apart: Option<&NodeId>) -> Vec<String> {
     let counts = |node: &NodeId| apart != Some(node);
     let mut why = Vec::new();
-    if let (Hold::Brake { why: hold } | Hold::Void { why: hold, .. }, None) = (&cluster.hold, apart) {
-        why.push(hold.clone());
+    match &cluster.hold {
+        Hold::Brake { why: hold } => why.push(hold.clone()),
+        Hold::Void { why: hold, .. } if apart.is_none() => why.push(hold.clone()),
+        Hold::Void { .. } | Hold::No => {}
     }
-    let open = |standing: Standing| standing == Standing::Open;
-    let nodes = cluster.nodes.iter().filter(|n| counts(&n.name) && !open(n.standing));
+    let nodes = cluster.nodes.iter().filter(|n| counts(&n.name) && n.standing != Standing::Open);
     why.extend(nodes.map(|n| format!("{} is not well: {}", n.name, n.why)));
-    let instances = cluster.assigned.iter().filter(|a| counts(&a.node) && !a.ready);
-    why.extend(instances.map(|a| format!("{} on {} is not ready", a.instance, a.node)));
     let members = store.iter().filter(|m| counts(&m.node) && !m.healthy);
     why.extend(members.map(|m| format!("the store's member on {} is not healthy", m.node)));
     why
 }
+
+#[cfg(test)]
+mod tests;

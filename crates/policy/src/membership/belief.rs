@@ -88,8 +88,8 @@ impl Belief {
     pub(super) fn known(&mut self, now: Timestamp, boot: Arc<str>, compatible: bool, admin: Admin) {
         if self.boot.as_ref().is_some_and(|known| *known != boot) {
             self.rebooted = true;
-            // One that was emptied first was rebooted on purpose; one that is lost has been counted.
-            if self.admin == Admin::Open && !matches!(self.state, State::Lost { .. }) {
+            // One that is lost has been counted.
+            if !matches!(self.state, State::Lost { .. }) {
                 self.count_loss(now);
             }
         }
@@ -136,6 +136,15 @@ impl Belief {
         }
     }
 
+    pub(super) fn lost(&self) -> bool {
+        matches!(self.state, State::Lost { .. })
+    }
+
+    /// Nobody hears it, however short that may be.
+    pub(super) fn unheard(&self) -> bool {
+        self.unheard_since.is_some()
+    }
+
     /// Its word on others counts: it holds its lease.
     pub(super) fn may_testify(&self) -> bool {
         matches!(self.lease, Some((Lease::Present, _))) && !matches!(self.state, State::Lost { .. } | State::Joining)
@@ -150,7 +159,7 @@ impl Belief {
             Reach::Unknown => self.unheard_since,
         };
         let (next, why) = self.next_state(court, reach);
-        if self.losses.front().is_some_and(|at| now.since(*at) >= FLAP_WINDOW) {
+        while self.losses.front().is_some_and(|at| now.since(*at) >= FLAP_WINDOW) {
             self.losses.pop_front();
         }
         let changed = std::mem::discriminant(&next) != std::mem::discriminant(&self.state);
@@ -163,7 +172,9 @@ impl Belief {
                 .with("losses", self.losses.len())
         });
         if changed {
-            self.settled = false;
+            // Dead when this leader came, and empty: somebody has dealt with it.
+            self.settled =
+                self.state == State::Joining && matches!(next, State::Lost { .. }) && self.instances == Some(0);
         }
         self.state = next;
         self.why = why;
@@ -209,15 +220,15 @@ impl Belief {
         };
         self.against_since = if against { self.against_since.or(Some(now)) } else { None };
         if let State::Lost { since } = self.state {
-            // Silence of those who look is no reason to believe in a node again.
-            if gone.is_some() || !matches!(reach, Reach::Answers) {
-                return match reach {
-                    Reach::Answers if gone.is_some() => self.suspect(now, "it answers again, its lease is gone"),
-                    _ => (State::Lost { since }, self.why.clone()),
-                };
+            // A lease alone is no reason to believe in it again.
+            if reach != Reach::Answers {
+                return (State::Lost { since }, self.why.clone());
             }
             self.returned = Some(now);
             self.damped_until = self.damping(now, court.rules);
+            if gone.is_some() {
+                return self.suspect(now, "it answers again, its lease is gone");
+            }
         }
         if court.settled && self.against_since.is_some_and(|since| now.since(since) >= GRACE) {
             self.count_loss(now);
@@ -237,7 +248,7 @@ impl Belief {
             let why = if self.lease.is_none() { "no lease yet" } else { "its agent has not answered yet" };
             return (State::Joining, why.into());
         }
-        self.well(now)
+        self.well(now, court.rules)
     }
 
     fn suspect(&self, now: Timestamp, why: &str) -> (State, String) {
@@ -249,9 +260,10 @@ impl Belief {
     }
 
     /// Nothing speaks against it.
-    fn well(&mut self, now: Timestamp) -> (State, String) {
+    fn well(&mut self, now: Timestamp, rules: Rules) -> (State, String) {
         if std::mem::take(&mut self.rebooted) {
             self.returned = Some(now);
+            self.damped_until = self.damping(now, rules).max(self.damped_until);
         }
         if !self.compatible {
             return (State::Incompatible, "its release is more than one away from the leader's".into());
@@ -271,7 +283,11 @@ impl Belief {
         (State::Ready, "lease and links are well".into())
     }
 
+    /// What people took out first went away on purpose.
     fn count_loss(&mut self, now: Timestamp) {
+        if self.admin != Admin::Open {
+            return;
+        }
         self.losses.push_back(now);
         if self.losses.len() > LOSSES_KEPT {
             self.losses.pop_front();
@@ -294,7 +310,7 @@ impl Belief {
         }
     }
 
-    pub(super) fn view(&self, _now: Timestamp, name: &NodeId) -> View {
+    pub(super) fn view(&self, name: &NodeId) -> View {
         let standing = self.standing();
         View {
             node: name.clone(),

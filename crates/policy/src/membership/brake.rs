@@ -36,6 +36,12 @@ impl Brake {
         let counted = || nodes.values().filter(|b| !b.settled && !b.removing());
         let of = counted().count();
         let away = counted().filter(|b| b.away_since().is_some()).count();
+        // Before the first lost node is acted on, those that just fell silent count as well: leases end one after the other.
+        let lost = counted().any(Belief::lost);
+        let away = match lost {
+            true => counted().filter(|b| b.away_since().is_some() || b.unheard()).count(),
+            false => away,
+        };
         let on = (rule && away > limit(of) && now >= self.off_until).then_some((away, of));
         let was = std::mem::replace(&mut self.on, on);
         if on.is_none() {

@@ -45,7 +45,7 @@ pub struct Held {
     pub why: String,
 }
 
-/// Steps are to be applied in order, all of them or none.
+/// Steps are to be applied in order; those of one instance together or not at all. After that, plan again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub steps: Vec<Planned>,

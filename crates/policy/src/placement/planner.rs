@@ -1,11 +1,13 @@
 //! From what is and what should be to the steps between: what must go, what is under way, what is missing, what
 //! should be elsewhere, and last what could be better.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::table::Table;
 use super::{
-    Assigned, Cluster, FAILED_MOVE_DELAY, FAILED_MOVE_DELAY_MAX, LOCAL_FAILURES_MAX, MOVE_PATIENCE, Plan, Service, Step,
+    Assigned, Cluster, Duty, FAILED_MOVE_DELAY, FAILED_MOVE_DELAY_MAX, LOCAL_FAILURES_MAX, MOVE_PATIENCE, Plan,
+    Service, Step,
 };
 use crate::backoff::Backoff;
 use crate::membership::{Hold, Standing};
@@ -23,12 +25,10 @@ pub struct Rules {
     pub distinct: bool,
     /// `min_available` and `max_unavailable` bind what holdfast does of its own accord.
     pub budget: bool,
-    /// What is on a living node stays there unless there is a reason.
-    pub sticky: bool,
 }
 
 impl Rules {
-    pub const ALL: Rules = Rules { hold: true, distinct: true, budget: true, sticky: true };
+    pub const ALL: Rules = Rules { hold: true, distinct: true, budget: true };
 }
 
 /// What the planner remembers from plan to plan. Losing it costs back-off, never safety.
@@ -74,6 +74,9 @@ impl Planner {
         work.relieve();
         work.clear();
         work.rebalance();
+        if let Hold::Void { until, .. } = work.hold {
+            work.plan.look_again(until);
+        }
         work.plan
     }
 }
@@ -89,6 +92,10 @@ impl Copies<'_> {
     fn ready(&self) -> bool {
         self.live.iter().any(|(_, a)| a.ready)
     }
+
+    fn active(&self) -> bool {
+        self.live.iter().any(|(_, a)| a.duty == Duty::Active)
+    }
 }
 
 pub(super) struct Work<'a, 'm> {
@@ -102,9 +109,10 @@ pub(super) struct Work<'a, 'm> {
     pub(super) copies: BTreeMap<(usize, u32), Copies<'a>>,
     /// Assigned instances of services that are no longer wanted.
     orphans: Vec<&'a Assigned>,
-    /// Per service: instances with a ready copy, and instances that are on the move or away.
+    /// Per service: instances with a ready copy, instances with several copies, instances with none.
     available: Vec<u32>,
     pub(super) moving: Vec<u32>,
+    missing: Vec<u32>,
     /// Instances that have a step already, or are to have none.
     pub(super) touched: BTreeSet<(usize, u32)>,
 }
@@ -140,8 +148,8 @@ impl<'a, 'm> Work<'a, 'm> {
             moving[*service] += u32::from(copies.live.len() > 1 && *ordinal <= cluster.services[*service].replicas);
         }
         let hold = if rules.hold { cluster.hold.clone() } else { Hold::No };
-        let (plan, touched) = (Plan::default(), BTreeSet::new());
-        Work { now, hold, rules, memory, table, plan, copies, orphans, available, moving, touched }
+        let (plan, touched, missing) = (Plan::default(), BTreeSet::new(), vec![0; cluster.services.len()]);
+        Work { now, hold, rules, memory, table, plan, copies, orphans, available, moving, missing, touched }
     }
 
     pub(super) fn service(&self, key: (usize, u32)) -> &'a Service {
@@ -185,6 +193,10 @@ impl<'a, 'm> Work<'a, 'm> {
             if copies.ready() && self.rules.budget && self.available[key.0] <= service.min_available {
                 let why = format!("surplus, but only {} are ready", self.available[key.0]);
                 self.plan.hold(&self.id(key), why);
+                continue;
+            }
+            if copies.active() {
+                self.plan.hold(&self.id(key), "surplus, but it is the active one: another must take over first");
                 continue;
             }
             self.available[key.0] -= u32::from(copies.ready());
@@ -239,8 +251,9 @@ impl<'a, 'm> Work<'a, 'm> {
             }
         }
         if self.hold == Hold::No {
-            let healed: Vec<_> = self.copies.values().filter(|c| !c.live.is_empty()).flat_map(|c| &c.lost).collect();
-            let healed: Vec<&Assigned> = healed.into_iter().copied().collect();
+            let wanted = |key: &(usize, u32)| key.1 <= self.service(*key).replicas;
+            let copies = self.copies.iter().filter(|(key, c)| wanted(key) && !c.live.is_empty());
+            let healed: Vec<&Assigned> = copies.flat_map(|(_, c)| c.lost.iter().copied()).collect();
             for lost in healed {
                 let (instance, node) = (lost.instance.clone(), lost.node.clone());
                 self.plan.add(Step::Remove { instance, node }, "it runs elsewhere, and that node is lost");
@@ -250,28 +263,35 @@ impl<'a, 'm> Work<'a, 'm> {
 
     fn settle_one(&mut self, key: (usize, u32), live: &[(usize, &'a Assigned)]) {
         let Some(((to, newest), older)) = live.split_last() else { return };
-        if newest.ready {
-            for (node, _) in older {
-                self.remove(key, *node, format!("ready on {}", newest.node));
-            }
-            return;
-        }
         let late = self.now.since(newest.since) >= MOVE_PATIENCE;
-        let serving = older.iter().rposition(|(_, a)| a.ready);
-        if let Some(keep) = serving.filter(|_| newest.failures >= LOCAL_FAILURES_MAX || late) {
+        let serving = older.iter().rposition(|(_, a)| a.ready || a.duty == Duty::Active);
+        let failed = newest.failures >= LOCAL_FAILURES_MAX || late;
+        if let Some(keep) = serving.filter(|_| !newest.ready && failed) {
             self.trouble(key, &newest.node);
-            self.remove(key, *to, format!("not ready there, and {} still is", older[keep].1.node));
+            self.remove(key, *to, format!("not ready there, and {} still has it", older[keep].1.node));
             self.table.discount(key.0, *to);
             self.table.count(key.0, older[keep].0);
+            self.moving[key.0] -= u32::from(older.len() == 1);
             return;
         }
+        let mut left = older.len();
         for (n, (node, old)) in older.iter().enumerate() {
-            if Some(n) != serving {
-                let why = if old.ready { "one old copy is enough" } else { "not ready, and it moves away from there" };
+            let why = match (newest.ready, old.ready) {
+                (true, _) => format!("ready on {}", newest.node),
+                (false, true) => "one old copy is enough".into(),
+                (false, false) => "not ready, and it moves away from there".into(),
+            };
+            if old.duty != Duty::Active && (newest.ready || serving != Some(n)) {
                 self.remove(key, *node, why);
+                left -= 1;
             }
         }
-        if serving.is_some() {
+        if left == 0 {
+            self.moving[key.0] -= 1;
+        } else if newest.ready {
+            self.plan
+                .hold(&self.id(key), format!("active; another must take over before it leaves for {}", newest.node));
+        } else {
             self.plan.look_again(newest.since + MOVE_PATIENCE);
             self.plan.hold(&self.id(key), format!("waits until it is ready on {}", newest.node));
         }
@@ -295,7 +315,7 @@ impl<'a, 'm> Work<'a, 'm> {
     }
 
     fn fill_one(&mut self, key: (usize, u32)) {
-        self.moving[key.0] += 1;
+        self.missing[key.0] += 1;
         self.touched.insert(key);
         let lost = self.copies.get(&key).map(|c| c.lost.clone()).unwrap_or_default();
         let held = match (&self.hold, lost.last()) {
@@ -309,21 +329,27 @@ impl<'a, 'm> Work<'a, 'm> {
         let chosen = self.table.best(key.0, &[], |node| self.had_trouble(key, node));
         match (chosen, lost.last()) {
             (Ok(node), last) => {
-                let reason = last.map_or_else(|| "wanted".into(), |a| format!("{} is lost", a.node));
+                let reason = last.map_or_else(|| "wanted".into(), |a| self.gone(&a.node));
                 for a in &lost {
                     let (instance, node) = (a.instance.clone(), a.node.clone());
-                    self.plan.add(Step::Remove { instance, node }, "the node is lost");
+                    let reason = self.gone(&node);
+                    self.plan.add(Step::Remove { instance, node }, reason);
                 }
                 self.place(key, node, reason);
             }
             (Err(why), last) => {
-                let lost = last.map(|a| format!("{} is lost, and ", a.node)).unwrap_or_default();
+                let lost = last.map(|a| self.gone(&a.node) + ", and ").unwrap_or_default();
                 self.plan.hold(&self.id(key), format!("{lost}{why}"));
             }
         }
     }
 
-    fn had_trouble(&self, key: (usize, u32), node: &NodeId) -> u64 {
+    fn gone(&self, node: &NodeId) -> String {
+        let what = if self.table.node(node).is_some() { "lost" } else { "no node of this cluster" };
+        format!("{node} is {what}")
+    }
+
+    pub(super) fn had_trouble(&self, key: (usize, u32), node: &NodeId) -> u64 {
         let trouble = self.memory.troubles.get(&self.id(key));
         trouble.map_or(0, |t| t.nodes.iter().filter(|(n, at)| n == node && self.recent(*at)).count() as u64)
     }
@@ -400,12 +426,15 @@ impl<'a, 'm> Work<'a, 'm> {
 
     /// Draining nodes, and nodes that may not have what they have.
     fn clear(&mut self) {
-        for (key, node, _) in self.single(|_, _| true) {
+        let mut all = self.single(|_, _| true);
+        // The active one last, so that somebody can take over.
+        all.sort_by_key(|(key, _, a)| (a.duty == Duty::Active, key.0, Reverse(key.1)));
+        for (key, node, _) in all {
             let name = self.name(node);
             let reason = match self.table.nodes[node].standing {
                 Standing::Draining => format!("{name} is drained"),
                 _ => match self.table.misplaced(key.0, node) {
-                    Some(refusal) => format!("{name} must not run it ({refusal:?})").to_lowercase(),
+                    Some(refusal) => format!("{name} may not keep it: {}", refusal.says()),
                     None => continue,
                 },
             };
@@ -425,35 +454,50 @@ impl<'a, 'm> Work<'a, 'm> {
         }
     }
 
-    /// A voluntary move, within the budget of the service. True when it happens.
+    /// A voluntary move, within the budget of the service.
     pub(super) fn shift(&mut self, key: (usize, u32), from: usize, to: usize, reason: String) {
-        let service = self.service(key);
-        let ready = self.copies[&key].ready();
-        let limit = service.max_unavailable.max(1);
-        if self.rules.budget && self.moving[key.0] >= limit {
-            self.plan
-                .hold(&self.id(key), format!("{reason}; {} of {} are on the move", self.moving[key.0], service.name));
-            return;
-        }
-        if service.surge {
-            self.moving[key.0] += 1;
-            self.table.occupy(key.0, to);
-            self.table.discount(key.0, from);
-            self.table.count(key.0, to);
-            let step = Step::Move { instance: self.id(key), from: self.name(from), to: self.name(to) };
-            self.plan.add(step, reason);
-            self.touched.insert(key);
-            return;
-        }
-        let left = self.available[key.0].saturating_sub(u32::from(ready));
-        if self.rules.budget && ready && left < service.min_available {
-            let why = format!("{reason}; {left} would be ready, min_available = {}", service.min_available);
-            self.plan.hold(&self.id(key), why);
+        if let Some(why) = self.beyond_budget(key) {
+            self.plan.hold(&self.id(key), format!("{reason}; {why}"));
             return;
         }
         self.moving[key.0] += 1;
-        self.available[key.0] = left;
         self.table.discount(key.0, from);
-        self.remove(key, from, reason);
+        if !self.service(key).surge {
+            self.available[key.0] -= u32::from(self.copies[&key].ready());
+            self.remove(key, from, reason);
+            return;
+        }
+        self.table.occupy(key.0, to);
+        self.table.count(key.0, to);
+        let step = Step::Move { instance: self.id(key), from: self.name(from), to: self.name(to) };
+        self.plan.add(step, reason);
+        self.touched.insert(key);
+    }
+
+    fn beyond_budget(&self, key: (usize, u32)) -> Option<String> {
+        let service = self.service(key);
+        let (moving, missing) = (self.moving[key.0], self.missing[key.0]);
+        let limit = service.max_unavailable.max(1);
+        if !self.rules.budget {
+            return None;
+        }
+        if moving >= limit {
+            return Some(format!("{moving} of {} moving already", service.name));
+        }
+        if service.surge {
+            return None;
+        }
+        if self.copies[&key].active() {
+            return Some("it is the active one: another must take over first".into());
+        }
+        if !self.copies[&key].ready() {
+            return None;
+        }
+        if moving + missing >= limit {
+            return Some(format!("{} of {} are away", moving + missing, service.name));
+        }
+        let left = self.available[key.0].saturating_sub(1);
+        (left < service.min_available)
+            .then(|| format!("{left} would be ready, and min_available = {}", service.min_available))
     }
 }

@@ -2,7 +2,7 @@
 //! that cannot swing back.
 
 use super::planner::Work;
-use super::{REBALANCE_EVERY, STABLE_FOR};
+use super::{Duty, REBALANCE_EVERY, STABLE_FOR};
 use crate::membership::{Hold, Standing};
 
 impl Work<'_, '_> {
@@ -34,16 +34,18 @@ impl Work<'_, '_> {
             }
         }
         for (key, copies) in &self.copies {
-            let service = self.service(*key);
             let [(from, assigned)] = copies.live.as_slice() else { continue };
-            if !service.movable || !assigned.ready || self.touched.contains(key) {
+            let stays = !self.service(*key).movable || !assigned.ready || assigned.duty == Duty::Active;
+            if stays || self.touched.contains(key) || nodes[*from].standing != Standing::Open {
                 continue;
             }
-            let better = |to: &&usize| self.table.refusal(key.0, **to).is_none();
-            for to in targets.iter().filter(|to| **to != *from) {
-                if let Some(why) = self.better(key.0, *from, *to).filter(|_| better(&to)) {
-                    return Some((*key, *from, *to, why));
-                }
+            let gains = targets.iter().filter(|to| *to != from).filter_map(|to| {
+                let why = self.better(key.0, *from, *to)?;
+                let free = self.table.refusal(key.0, *to).is_none() && self.had_trouble(*key, &nodes[*to].name) == 0;
+                free.then(|| (self.table.score(key.0, *to, 0), *to, why))
+            });
+            if let Some((_, to, why)) = gains.min_by_key(|(score, ..)| *score) {
+                return Some((*key, *from, to, why));
             }
         }
         None

@@ -28,8 +28,8 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// After "2 of the nodes".
-    fn says(self) -> &'static str {
+    /// After "it is".
+    pub(super) fn says(self) -> &'static str {
         match self {
             Refusal::Lost => "lost",
             Refusal::Draining => "draining",
@@ -47,7 +47,7 @@ impl Refusal {
 }
 
 /// Smaller is better: trouble had there, instances of the service per domain, share of the capacity, instances, order.
-type Score = [u64; LEVELS_MAX + 4];
+pub(super) type Score = [u64; LEVELS_MAX + 4];
 
 #[derive(Clone, Copy, Default)]
 struct Used {
@@ -63,6 +63,8 @@ pub(super) struct Table<'a> {
     used: Vec<Used>,
     /// Copies of service `s` on node `n`: `on[s][n]`.
     on: Vec<Vec<u32>>,
+    /// Instances of service `s` that are on node `n`, or on their way there: `home[s][n]`.
+    home: Vec<Vec<u32>>,
     /// Domain of node `n` at level `l` of service `s`: `domain[s][l][n]`.
     domain: Vec<Vec<Vec<usize>>>,
     /// Instances of service `s` in a domain; an instance on the move counts where it goes.
@@ -92,6 +94,7 @@ impl<'a> Table<'a> {
             services: cluster.services,
             used: vec![Used::default(); cluster.nodes.len()],
             on: vec![vec![0; cluster.nodes.len()]; cluster.services.len()],
+            home: vec![vec![0; cluster.nodes.len()]; cluster.services.len()],
             spread: spread.collect(),
             domain,
             enemies: enemies(cluster.services, &service_index),
@@ -135,32 +138,38 @@ impl<'a> Table<'a> {
 
     /// The instance counts for the domains of this node.
     pub(super) fn count(&mut self, service: usize, node: usize) {
+        self.home[service][node] += 1;
         for (level, domains) in self.domain[service].iter().enumerate() {
             self.spread[service][level][domains[node]] += 1;
         }
     }
 
     pub(super) fn discount(&mut self, service: usize, node: usize) {
+        self.home[service][node] = self.home[service][node].saturating_sub(1);
         for (level, domains) in self.domain[service].iter().enumerate() {
             let count = &mut self.spread[service][level][domains[node]];
             *count = count.saturating_sub(1);
         }
     }
 
-    /// Whether the node may keep the instance that it runs, capacity aside.
+    /// Why the node must not keep an instance that it runs; capacity aside, and what is about to leave.
     pub(super) fn misplaced(&self, service: usize, node: usize) -> Option<Refusal> {
+        if let Some(refusal) = self.barred(service, node) {
+            return Some(refusal);
+        }
+        if self.enemies[service].iter().any(|e| self.home[*e][node] > 0) {
+            return Some(Refusal::AntiAffinity);
+        }
+        (self.apart(&self.services[service]) && self.home[service][node] > 1).then_some(Refusal::Distinct)
+    }
+
+    fn barred(&self, service: usize, node: usize) -> Option<Refusal> {
         let s = &self.services[service];
         let n = &self.nodes[node];
         if !s.pinned.is_empty() && !s.pinned.contains(&n.name) {
             return Some(Refusal::Pinned);
         }
-        if s.constraints.iter().any(|c| !c.holds(n)) {
-            return Some(Refusal::Constraint);
-        }
-        if self.enemies[service].iter().any(|e| self.on[*e][node] > 0) {
-            return Some(Refusal::AntiAffinity);
-        }
-        (self.apart(s) && self.on[service][node] > 1).then_some(Refusal::Distinct)
+        s.constraints.iter().any(|c| !c.holds(n)).then_some(Refusal::Constraint)
     }
 
     fn apart(&self, service: &Service) -> bool {
@@ -175,8 +184,11 @@ impl<'a> Table<'a> {
             Standing::Draining => return Some(Refusal::Draining),
             Standing::Lost => return Some(Refusal::Lost),
         }
-        if let Some(refusal) = self.misplaced(service, node) {
+        if let Some(refusal) = self.barred(service, node) {
             return Some(refusal);
+        }
+        if self.enemies[service].iter().any(|e| self.on[*e][node] > 0) {
+            return Some(Refusal::AntiAffinity);
         }
         let s = &self.services[service];
         if self.apart(s) && self.on[service][node] > 0 {
@@ -222,7 +234,7 @@ impl<'a> Table<'a> {
         })
     }
 
-    fn score(&self, service: usize, node: usize, trouble: u64) -> Score {
+    pub(super) fn score(&self, service: usize, node: usize, trouble: u64) -> Score {
         let mut score = [0; LEVELS_MAX + 4];
         score[0] = trouble;
         for (level, domains) in self.domain[service].iter().enumerate() {

@@ -98,7 +98,7 @@ impl Rig {
     }
 
     pub(crate) fn view(&self, node: &str) -> View {
-        let views = self.membership.views(self.now);
+        let views = self.membership.views();
         views.into_iter().find(|v| v.node == name(node)).expect("a known node")
     }
 

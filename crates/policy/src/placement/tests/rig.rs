@@ -11,6 +11,14 @@ pub(crate) struct Rig {
     pub(crate) planner: Planner,
 }
 
+/// Seeds of the test lane, of the prove lane, and where they begin.
+pub(crate) fn seeds() -> std::ops::Range<u64> {
+    let set = |name| std::env::var(name).ok();
+    let first = set("HOLDFAST_SEED").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let count = if set("HOLDFAST_PROVE").is_some() { 2_000 } else { 300 };
+    first..first + count
+}
+
 /// What follows `KEY=` in a word.
 fn value<'t>(word: &'t str, key: &str) -> Option<&'t str> {
     word.strip_prefix(key)?.strip_prefix('=')
