@@ -4,6 +4,7 @@ use super::super::*;
 
 /// Of the leases.
 pub(crate) const TTL: Duration = Duration::from_secs(10);
+const START_MILLIS: u64 = 1_000_000;
 const LOOK_EVERY_MILLIS: u64 = 1000;
 
 pub(crate) struct Rig {
@@ -14,6 +15,7 @@ pub(crate) struct Rig {
     /// What `by` hears of `node`.
     said: BTreeMap<(NodeId, NodeId), Link>,
     mute: Vec<NodeId>,
+    next_look: Timestamp,
 }
 
 pub(crate) fn name(text: &str) -> NodeId {
@@ -21,15 +23,27 @@ pub(crate) fn name(text: &str) -> NodeId {
 }
 
 impl Rig {
-    pub(crate) fn new(nodes: usize) -> Rig {
-        Rig::with(nodes, Rules::ALL)
+    /// All are ready.
+    pub(crate) fn ready(nodes: usize) -> Rig {
+        let mut rig = Rig::new(nodes);
+        rig.run(5_000);
+        rig.changes.clear();
+        rig
     }
 
-    pub(crate) fn with(nodes: usize, rules: Rules) -> Rig {
-        let now = Timestamp::from_millis(1_000_000);
+    pub(crate) fn new(nodes: usize) -> Rig {
+        let now = Timestamp::from_millis(START_MILLIS);
         let names: Vec<NodeId> = (1..=nodes).map(|n| name(&format!("n{n}"))).collect();
-        let membership = Membership::new(now, name("n1"), 7, TTL, rules);
-        let mut rig = Rig { now, membership, changes: Vec::new(), names, said: BTreeMap::new(), mute: Vec::new() };
+        let membership = Membership::new(now, name("n1"), 7, TTL, Rules::ALL);
+        let mut rig = Rig {
+            now,
+            membership,
+            changes: Vec::new(),
+            names,
+            said: BTreeMap::new(),
+            mute: Vec::new(),
+            next_look: now,
+        };
         for node in rig.names.clone() {
             rig.known(&node.0, "boot-1", 7, Admin::Open);
             rig.lease(&node.0, Lease::Present);
@@ -61,6 +75,26 @@ impl Rig {
         self.said.insert((name(by), name(node)), link);
     }
 
+    /// Both sources lose the node, and the decision falls.
+    pub(crate) fn lose(&mut self, node: &str) {
+        self.links(node, Link::Silent);
+        self.run(4_000);
+        self.lease(node, Lease::Gone);
+        self.run(1_000);
+        assert_eq!(self.state(node), "lost");
+    }
+
+    /// Both sources have it again.
+    pub(crate) fn find(&mut self, node: &str) {
+        self.links(node, Link::Answers);
+        self.lease(node, Lease::Present);
+        self.run(1_500);
+    }
+
+    pub(crate) fn start(&self) -> Timestamp {
+        Timestamp::from_millis(START_MILLIS)
+    }
+
     /// A member whose word does not arrive.
     pub(crate) fn mute(&mut self, by: &str) {
         self.mute.push(name(by));
@@ -70,7 +104,8 @@ impl Rig {
     pub(crate) fn run(&mut self, millis: u64) {
         for _ in 0..millis / 100 {
             self.now = self.now + Duration::from_millis(100);
-            if self.now.as_millis().is_multiple_of(LOOK_EVERY_MILLIS) {
+            if self.now >= self.next_look {
+                self.next_look = self.now + Duration::from_millis(LOOK_EVERY_MILLIS);
                 self.look();
             }
             let changes = self.membership.tick(self.now);
