@@ -6,15 +6,18 @@
 
 mod belief;
 mod brake;
+mod event;
+mod view;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{NodeId, Timestamp, Transition};
 
 use belief::Belief;
+
+pub use event::{Admin, Event, Lease, Link};
+pub use view::{Change, Hold, Standing, State, View};
 
 /// Both sources must agree for this long. Short, because the lease has taken its whole time already; long enough for
 /// an answer that is under way to arrive.
@@ -63,166 +66,6 @@ pub struct Rules {
 
 impl Rules {
     pub const ALL: Rules = Rules { two_sources: true, brake: true, void_evidence: true, damping: true };
-}
-
-/// What the store says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lease {
-    Present,
-    Gone,
-}
-
-/// What a member says that looked at the node's agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
-    Answers,
-    Silent,
-    /// The machine answers that no agent is there.
-    Refused,
-}
-
-/// What people want of a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Admin {
-    #[default]
-    Open,
-    /// Takes nothing new.
-    Cordoned,
-    /// Is emptied.
-    Draining,
-    /// Is emptied and then forgotten; a lost one at once.
-    Removing,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The node is registered, or its registration changed. `boot` changes with the machine's start, `release` is the
-    /// minor number of the program.
-    Known {
-        node: NodeId,
-        boot: Arc<str>,
-        release: u32,
-        admin: Admin,
-    },
-    /// It is registered no more.
-    Forgotten {
-        node: NodeId,
-    },
-    Lease {
-        node: NodeId,
-        lease: Lease,
-    },
-    /// `by` looked at `node` at time `at`.
-    Link {
-        node: NodeId,
-        by: NodeId,
-        link: Link,
-        at: Timestamp,
-    },
-    /// How many instances are assigned to the node.
-    Instances {
-        node: NodeId,
-        count: u32,
-    },
-    /// This member leads from now on.
-    Elected,
-    StoreAway,
-    StoreBack,
-    /// A person says that the brake is wrong; it is off until then.
-    BrakeOff {
-        until: Timestamp,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Registered, and not seen well yet by this leader.
-    Joining,
-    Ready,
-    /// One source speaks against it.
-    Suspect {
-        since: Timestamp,
-    },
-    /// Both do.
-    Lost {
-        since: Timestamp,
-    },
-    /// It was lost or rebooted and is well again.
-    Returned {
-        since: Timestamp,
-    },
-    /// It was lost too often.
-    Damped {
-        until: Timestamp,
-    },
-    /// Its release does not work with the leader's.
-    Incompatible,
-}
-
-impl State {
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Joining => "joining",
-            State::Ready => "ready",
-            State::Suspect { .. } => "suspect",
-            State::Lost { .. } => "lost",
-            State::Returned { .. } => "returned",
-            State::Damped { .. } => "damped",
-            State::Incompatible => "incompatible",
-        }
-    }
-}
-
-/// What the planner makes of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Standing {
-    /// Takes new instances.
-    Open,
-    /// Keeps what it has.
-    Closed,
-    /// Is to be emptied.
-    Draining,
-    /// What it had runs no more, or nobody can know.
-    Lost,
-}
-
-/// Whether belief may become deed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Hold {
-    #[default]
-    No,
-    /// Too many at once: nothing that is assigned moves.
-    Brake { why: String },
-    /// The evidence counts for nothing yet: nothing is done at all.
-    Void { why: String, until: Timestamp },
-}
-
-/// One node as it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    pub node: NodeId,
-    pub state: State,
-    pub admin: Admin,
-    /// Draining or removing, and nothing is left on it.
-    pub drained: bool,
-    pub standing: Standing,
-    /// Since when it stands open; [`Timestamp::NEVER`] while it does not.
-    pub stable_since: Timestamp,
-    pub why: String,
-}
-
-impl View {
-    /// It is being removed and nothing runs on it: its registration may go.
-    pub fn may_be_forgotten(&self) -> bool {
-        self.admin == Admin::Removing && (self.drained || matches!(self.state, State::Lost { .. }))
-    }
-}
-
-/// A transition of one node, or of what concerns all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    pub node: Option<NodeId>,
-    pub transition: Transition,
 }
 
 #[derive(Clone, Debug)]
@@ -388,19 +231,6 @@ impl Membership {
         let transition = self.brake.judge(now, self.rules.brake, &mut self.nodes);
         changes.extend(transition.map(|transition| Change { node: None, transition }));
         changes
-    }
-}
-
-impl fmt::Display for View {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let admin = match (self.admin, self.drained) {
-            (Admin::Open, _) => "",
-            (Admin::Cordoned, _) => ", cordoned",
-            (Admin::Draining, false) => ", draining",
-            (Admin::Removing, false) => ", being removed",
-            (Admin::Draining | Admin::Removing, true) => ", drained",
-        };
-        write!(f, "{}: {}{admin}: {}", self.node, self.state.name(), self.why)
     }
 }
 

@@ -4,11 +4,15 @@
 //! (which node is told to run an instance), never a process. A [`Step::Move`] makes the assignment hold both nodes
 //! until the new one is ready; a later plan removes the old one.
 
+mod fill;
 mod lose;
 mod plan;
 mod planner;
 mod rebalance;
+mod settle;
+mod shift;
 mod table;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +24,7 @@ use crate::{InstanceId, NodeId, Timestamp};
 
 pub use lose::{Blocker, Loss, StoreMember, can_lose};
 pub use plan::{Held, Plan, Planned, Step};
-pub use planner::{Memory, Planner, Rules};
+pub use planner::{Memory, Planner, Rules, Trouble};
 
 /// Failed starts on one node after which an instance is tried on another. The restart policy has spent some minutes by then.
 pub const LOCAL_FAILURES_MAX: u32 = 5;

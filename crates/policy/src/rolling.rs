@@ -103,9 +103,9 @@ fn under_way<'a>(cluster: &'a Cluster<'_>, plan: &'a Plan) -> BTreeSet<&'a Insta
     moving
 }
 
-fn not_ready<'a>(cluster: &'a Cluster<'_>, counts: impl Fn(&&Assigned) -> bool) -> impl Iterator<Item = String> {
+fn not_ready(cluster: &Cluster<'_>, counts: impl Fn(&&Assigned) -> bool) -> Vec<String> {
     let instances = cluster.assigned.iter().filter(counts).filter(|a| !a.ready);
-    instances.map(|a| format!("{} on {} is not ready", a.instance, a.node)).collect::<Vec<_>>().into_iter()
+    instances.map(|a| format!("{} on {} is not ready", a.instance, a.node)).collect()
 }
 
 /// Nodes and members of the store that are not well, apart from those of one node.

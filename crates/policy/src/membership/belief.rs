@@ -305,6 +305,7 @@ impl Belief {
         match (self.state, self.admin) {
             (State::Lost { .. }, _) => Standing::Lost,
             (_, Admin::Draining | Admin::Removing) => Standing::Draining,
+            (State::Suspect { .. }, _) => Standing::Suspect,
             (State::Ready, Admin::Open) => Standing::Open,
             _ => Standing::Closed,
         }

@@ -28,7 +28,7 @@ fn one_source_alone_never_makes_a_node_lost() {
     let mut rig = Rig::ready(3);
     rig.lease("n3", Lease::Gone);
     rig.run(60_000);
-    assert_eq!((rig.state("n3"), rig.view("n3").standing), ("suspect", Standing::Closed));
+    assert_eq!((rig.state("n3"), rig.view("n3").standing), ("suspect", Standing::Suspect));
     rig.lease("n3", Lease::Present);
     assert_eq!((rig.state("n3"), rig.view("n3").standing), ("ready", Standing::Open), "nothing was taken from it");
 }

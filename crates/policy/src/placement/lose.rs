@@ -75,8 +75,8 @@ pub fn can_lose(cluster: &Cluster<'_>, store: &[StoreMember], loss: &Loss) -> Re
     if gone.is_empty() {
         return Err(vec![Blocker::UnknownNode { what: loss.to_string() }]);
     }
-    let lost = |node: &Node| node.standing == Standing::Lost;
-    let alive: BTreeSet<&NodeId> = cluster.nodes.iter().filter(|n| !lost(n)).map(|n| &n.name).collect();
+    let doubted = |node: &Node| matches!(node.standing, Standing::Lost | Standing::Suspect);
+    let alive: BTreeSet<&NodeId> = cluster.nodes.iter().filter(|n| !doubted(n)).map(|n| &n.name).collect();
     let stays = |a: &Assigned| alive.contains(&a.node) && !gone.contains(&a.node);
     let mut by_service: BTreeMap<&str, Vec<&Assigned>> = BTreeMap::new();
     for assigned in cluster.assigned {

@@ -2,7 +2,7 @@
 //! that cannot swing back.
 
 use super::planner::Work;
-use super::{Duty, REBALANCE_EVERY, STABLE_FOR};
+use super::{REBALANCE_EVERY, STABLE_FOR};
 use crate::membership::{Hold, Standing};
 
 impl Work<'_, '_> {
@@ -34,8 +34,9 @@ impl Work<'_, '_> {
             }
         }
         for (key, copies) in &self.copies {
-            let [(from, assigned)] = copies.live.as_slice() else { continue };
-            let stays = !self.service(*key).movable || !assigned.ready || assigned.duty == Duty::Active;
+            let [copy] = copies.live.as_slice() else { continue };
+            let from = &copy.node;
+            let stays = !self.service(*key).movable || !copy.ready || copy.active();
             if stays || self.touched.contains(key) || nodes[*from].standing != Standing::Open {
                 continue;
             }

@@ -16,6 +16,7 @@ const WHOLE: u64 = 1_000_000;
 pub(super) enum Refusal {
     Lost,
     Draining,
+    Suspect,
     Closed,
     Here,
     Pinned,
@@ -33,6 +34,7 @@ impl Refusal {
         match self {
             Refusal::Lost => "lost",
             Refusal::Draining => "draining",
+            Refusal::Suspect => "suspect",
             Refusal::Closed => "taking nothing new",
             Refusal::Here => "running it already",
             Refusal::Pinned => "not among its nodes",
@@ -112,6 +114,11 @@ impl<'a> Table<'a> {
         self.service_index.get(name).copied()
     }
 
+    /// What is said to be ready on a node that is suspect counts for nothing.
+    pub(super) fn ready(&self, node: usize, assigned: &Assigned) -> bool {
+        assigned.ready && self.nodes[node].standing != Standing::Suspect
+    }
+
     /// The node of `assigned`, when it lives.
     pub(super) fn live(&self, assigned: &Assigned) -> Option<usize> {
         self.node(&assigned.node).filter(|n| self.nodes[*n].standing != Standing::Lost)
@@ -181,6 +188,7 @@ impl<'a> Table<'a> {
         match self.nodes[node].standing {
             Standing::Open => {}
             Standing::Closed => return Some(Refusal::Closed),
+            Standing::Suspect => return Some(Refusal::Suspect),
             Standing::Draining => return Some(Refusal::Draining),
             Standing::Lost => return Some(Refusal::Lost),
         }

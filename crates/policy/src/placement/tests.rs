@@ -452,6 +452,23 @@ fn an_unknown_node_is_no_node() {
 }
 
 #[test]
+fn what_is_ready_on_a_suspect_node_counts_for_nothing_and_stays() {
+    check(
+        "node n1 draining
+         node n2 suspect
+         node n3
+         service one 2 stopfirst min=1
+         service two 1
+         on n1 one-1
+         on n2 one-2 two-1*",
+        expect![[r#"
+            hold   two-1: failed 5 times on n2; n2 is suspect, and may not hear of it
+            hold   one-1: n1 is drained; 0 would be ready, and min_available = 1
+        "#]],
+    );
+}
+
+#[test]
 fn an_instance_that_fails_everywhere_moves_with_its_own_back_off() {
     let mut rig = Rig::read(
         "node n1

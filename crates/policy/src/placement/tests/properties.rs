@@ -58,7 +58,8 @@ fn random(rng: &mut Rng, rules: Rules) -> Rig {
 fn event(rng: &mut Rng, rig: &mut Rig) {
     let now = rig.now;
     let node = usize::try_from(rng.below(rig.nodes.len() as u64)).expect("small");
-    match rng.below(12) {
+    match rng.below(13) {
+        10 => set(rig, node, Standing::Suspect),
         0 => set(rig, node, Standing::Lost),
         1 => set(rig, node, Standing::Closed),
         2 => set(rig, node, Standing::Draining),
@@ -108,6 +109,13 @@ fn broken(rig: &Rig, plan: &Plan) -> Option<String> {
         let (Some(to), Some(service)) = (node(to), service(instance)) else {
             return Some(format!("{} names nothing known", planned.step));
         };
+        let from = match &planned.step {
+            Step::Move { from, .. } => node(from),
+            _ => None,
+        };
+        if from.is_some_and(|n| n.standing == Standing::Suspect) {
+            return Some(format!("{}: it may not hear of it", planned.step));
+        }
         if to.standing != Standing::Open {
             return Some(format!("{}: the node is {:?}", planned.step, to.standing));
         }
@@ -123,9 +131,11 @@ fn after(rig: &Rig, plan: &Plan) -> Option<String> {
     let mut then = Rig { planner: rig.planner.clone(), assigned: rig.assigned.clone(), ..Rig::read("") };
     then.apply(plan);
     let lost: Vec<&NodeId> = rig.nodes.iter().filter(|n| n.standing == Standing::Lost).map(|n| &n.name).collect();
+    let doubted: Vec<&NodeId> = rig.nodes.iter().filter(|n| n.standing == Standing::Suspect).map(|n| &n.name).collect();
     let live = |a: &&Assigned| !lost.contains(&&a.node);
     let available = |list: &[Assigned], s: &Service| {
-        let ready = list.iter().filter(live).filter(|a| a.ready && a.instance.service == s.name);
+        let ready =
+            list.iter().filter(live).filter(|a| a.ready && !doubted.contains(&&a.node) && a.instance.service == s.name);
         ready.map(|a| a.instance.ordinal).collect::<BTreeSet<u32>>().len()
     };
     let steps: BTreeSet<&InstanceId> = plan.steps.iter().map(|p| p.step.instance()).collect();

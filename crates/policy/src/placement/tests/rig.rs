@@ -15,7 +15,7 @@ pub(crate) struct Rig {
 pub(crate) fn seeds() -> std::ops::Range<u64> {
     let set = |name| std::env::var(name).ok();
     let first = set("HOLDFAST_SEED").and_then(|text| text.parse().ok()).unwrap_or(0);
-    let count = if set("HOLDFAST_PROVE").is_some() { 2_000 } else { 300 };
+    let count = if set("HOLDFAST_PROVE").is_some() { 2_000 } else { 150 };
     first..first + count
 }
 
@@ -25,7 +25,7 @@ fn value<'t>(word: &'t str, key: &str) -> Option<&'t str> {
 }
 
 impl Rig {
-    /// Lines of `node NAME [LABEL=VALUE | slots=N | cpu=N | memory=N | fresh | closed | draining | lost]…`,
+    /// Lines of `node NAME [LABEL=VALUE | slots=N | cpu=N | memory=N | fresh | closed | suspect | draining | lost]…`,
     /// `service NAME REPLICAS [min=N | max=N | cpu=N | memory=N | only=LABEL:VALUE | not=LABEL:VALUE | apart=SERVICE | pin=NODE |
     /// distinct | crowd | fixed | stopfirst]…` and `on NODE INSTANCE[! (not ready) | * (failing) | > (newer)]…`.
     pub(crate) fn read(text: &str) -> Rig {
@@ -92,6 +92,7 @@ fn node(name: &str, words: &[&str], now: Timestamp) -> Node {
         let number = |key| value(word, key).map(|v| v.parse().expect("a number"));
         match *word {
             "closed" => node.standing = Standing::Closed,
+            "suspect" => node.standing = Standing::Suspect,
             "draining" => node.standing = Standing::Draining,
             "lost" => node.standing = Standing::Lost,
             "fresh" => node.stable_since = now,
