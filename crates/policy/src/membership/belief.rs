@@ -23,7 +23,7 @@ pub(super) struct Court<'a> {
     pub(super) evidence_from: Timestamp,
     /// No void evidence: a node may be declared lost.
     pub(super) settled: bool,
-    /// Members that may speak of others.
+    /// Members whose word on others is waited for.
     pub(super) witnesses: &'a [NodeId],
 }
 
@@ -145,9 +145,10 @@ impl Belief {
         self.unheard_since.is_some()
     }
 
-    /// Its word on others counts: it holds its lease.
+    /// Its word on others is waited for: it holds its lease and can be heard.
     pub(super) fn may_testify(&self) -> bool {
-        matches!(self.lease, Some((Lease::Present, _))) && !matches!(self.state, State::Lost { .. } | State::Joining)
+        let holds = matches!(self.lease, Some((Lease::Present, _)));
+        holds && !self.unheard() && !matches!(self.state, State::Lost { .. } | State::Joining)
     }
 
     pub(super) fn judge(&mut self, court: &Court<'_>, name: &NodeId) -> Option<Transition> {

@@ -148,14 +148,42 @@ fn the_brake_sees_the_second_before_the_first_is_lost() {
         rig.mute("n3");
         rig.run(shortest);
         rig.lease("n2", Lease::Gone);
-        for _ in 0..20 {
+        for _ in 0..10 {
             rig.run(100);
             assert!(rig.state("n2") != "lost" || rig.hold() == "brake", "offset {offset}");
         }
+        assert_eq!(rig.state("n2"), "lost", "the word of n3, which fell silent as well, is not waited for");
         rig.lease("n3", Lease::Gone);
         rig.run(2_000);
         assert_eq!((rig.state("n2"), rig.state("n3"), rig.hold()), ("lost", "lost", "brake"));
     }
+}
+
+#[test]
+fn who_just_fell_silent_holds_what_the_loss_of_another_would_move() {
+    let mut rig = Rig::ready(3);
+    rig.links("n2", Link::Silent);
+    rig.run(3_000);
+    rig.lease("n2", Lease::Gone);
+    rig.links("n3", Link::Silent);
+    rig.run(1_000);
+    assert_eq!((rig.state("n2"), rig.state("n3"), rig.hold()), ("lost", "ready", "brake"));
+    rig.links("n3", Link::Answers);
+    rig.run(1_000);
+    assert_eq!((rig.state("n2"), rig.state("n3"), rig.hold()), ("lost", "ready", ""));
+}
+
+#[test]
+fn an_answer_that_is_under_way_when_the_lease_ends_arrives_in_time() {
+    let mut rig = Rig::ready(2);
+    rig.links("n2", Link::Silent);
+    rig.run(3_000);
+    rig.lease("n2", Lease::Gone);
+    rig.links("n2", Link::Answers);
+    rig.tick_only(400);
+    assert_eq!(rig.state("n2"), "suspect");
+    rig.run(2_000);
+    assert_eq!(rig.state("n2"), "suspect");
 }
 
 #[test]

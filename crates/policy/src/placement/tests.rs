@@ -340,6 +340,22 @@ fn scaled_down_the_highest_ordinals_go() {
 }
 
 #[test]
+fn what_leaves_no_longer_counts_for_the_spread() {
+    check(
+        "node n1
+         node n2
+         service web 2 min=0
+         on n1 web-3 web-4
+         on n2 web-2",
+        expect![[r#"
+            remove web-4 from n1: web has 2 replicas
+            remove web-3 from n1: web has 2 replicas
+            place  web-1 on n1: wanted
+        "#]],
+    );
+}
+
+#[test]
 fn scaled_down_never_below_min_available() {
     check(
         "node n1

@@ -113,6 +113,12 @@ impl Rig {
         }
     }
 
+    /// Nobody looks meanwhile.
+    pub(crate) fn tick_only(&mut self, millis: u64) {
+        self.next_look = self.now + Duration::from_millis(millis + 100);
+        self.run(millis);
+    }
+
     /// The whole process stood still.
     pub(crate) fn pause(&mut self, millis: u64) {
         self.now = self.now + Duration::from_millis(millis);
