@@ -161,7 +161,9 @@ impl Membership {
                 }
             }
             Event::Link { node, by, link, at } => {
-                if let Some(belief) = self.nodes.get_mut(&node) {
+                // Only members are heard, so that nobody can fill the memory with names.
+                let member = by == self.me || self.nodes.contains_key(&by);
+                if let Some(belief) = self.nodes.get_mut(&node).filter(|_| member) {
                     belief.link(now, by, link, at.min(now));
                 }
             }

@@ -46,6 +46,18 @@ fn what_another_member_hears_counts() {
 }
 
 #[test]
+fn the_word_of_a_stranger_does_not_count() {
+    let mut rig = Rig::ready(3);
+    rig.links("n3", Link::Silent);
+    rig.lease("n3", Lease::Gone);
+    for _ in 0..5 {
+        rig.handle(Event::Link { node: name("n3"), by: name("n9"), link: Link::Answers, at: rig.now });
+        rig.run(1_000);
+    }
+    assert_eq!(rig.state("n3"), "lost");
+}
+
+#[test]
 fn the_leader_alone_waits_a_lease_longer_for_the_word_of_others() {
     let mut rig = Rig::ready(3);
     rig.mute("n2");
