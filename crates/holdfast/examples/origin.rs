@@ -1,10 +1,11 @@
 //! The service that tests and drills keep up: single-threaded, honest about when it is busy.
 //!
-//!     origin PORT            `GET /` waits 2 ms and answers 1 KiB whose bytes follow from the path
+//!     origin PORT [HOST]     `GET /` waits 2 ms and answers 1 KiB whose bytes follow from the path
 //!       /work?ms=N           waits N ms without using the processor
 //!       /busy?ms=N           burns the processor for N ms and answers nobody meanwhile
 //!       /healthz             200, or 503 while the file named by ORIGIN_UNREADY exists
 //!                            (with ORIGIN_NEEDS=ADDR only after ADDR has answered, however long that takes)
+//!       /instance            the name that holdfast gave it
 //!       /exit?code=N         ends the process with this code, in the middle of the request
 //!       POST anything        echoes the body
 //!
@@ -32,8 +33,9 @@ const LEDGER_EVERY: Duration = Duration::from_millis(10);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
-    let port: u16 = std::env::args().nth(1).and_then(|p| p.parse().ok()).expect("usage: origin PORT");
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let port: u16 = std::env::args().nth(1).and_then(|p| p.parse().ok()).expect("usage: origin PORT [HOST]");
+    let host = std::env::args().nth(2).unwrap_or_else(|| "127.0.0.1".into());
+    let listener = TcpListener::bind((host.as_str(), port)).await?;
     if let Ok(path) = std::env::var("ORIGIN_LEDGER") {
         std::thread::spawn(move || ledger(&path));
     }
@@ -86,6 +88,10 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
             return Ok(health());
         }
         "/exit" => std::process::exit(i32::try_from(number(request.uri().query(), "code").unwrap_or(1)).unwrap_or(1)),
+        "/instance" => {
+            let name = std::env::var("HOLDFAST_INSTANCE").unwrap_or_default();
+            return Ok(Response::new(Full::new(name.into())));
+        }
         "/busy" => {
             note_report();
             burn(wait);

@@ -198,6 +198,8 @@ pub struct Balancer {
     pub service: String,
     /// Processes that accept on it.
     pub processes: u32,
+    /// It listens on other machines only.
+    pub elsewhere: bool,
     pub requests: u64,
     pub failed: u64,
     pub retries: u64,

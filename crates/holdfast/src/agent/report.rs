@@ -180,6 +180,7 @@ impl Core {
             endpoints,
             service: balancer.service.clone(),
             processes: self.processes(balancer),
+            elsewhere: self.is_elsewhere(balancer),
             requests: counters.good + counters.failed + counters.degraded,
             failed: counters.failed,
             retries: counters.retried,

@@ -187,7 +187,7 @@ fn not_ready(status: &Status) -> Vec<Waiting> {
         }
     }
     for (name, balancer) in &status.balancers {
-        if balancer.processes == 0 {
+        if balancer.processes == 0 && !balancer.elsewhere {
             waiting.push(Waiting { name: name.clone(), why: "balancer processes not ready".into(), hopeless: false });
         }
     }

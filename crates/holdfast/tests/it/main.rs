@@ -8,6 +8,7 @@ mod tiny;
 
 mod adoption;
 mod bad_input;
+mod cluster;
 mod fixed_rate;
 mod footprint;
 mod incident_times;

@@ -12,12 +12,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(crate) struct Site {
     dir: tempfile::TempDir,
+    /// Of a machine of a cluster: its name, and the file that all share.
+    member: Option<(String, PathBuf)>,
 }
 
 impl Site {
     /// `{origin}` and `{dir}` in the text become the test service and the site's directory.
     pub(crate) fn new(text: &str) -> Self {
-        let site = Site { dir: tempfile::tempdir().expect("a temporary directory") };
+        let site = Site { dir: tempfile::tempdir().expect("a temporary directory"), member: None };
         site.write(text);
         site
     }
@@ -26,6 +28,12 @@ impl Site {
         let text =
             text.replace("{origin}", &origin().to_string_lossy()).replace("{dir}", &self.path().to_string_lossy());
         std::fs::write(self.path().join("holdfast.toml"), text).expect("the site's directory is writable");
+    }
+
+    /// One machine of a cluster, with a data directory of its own.
+    pub(crate) fn member(name: &str, file: &Path) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Site { dir, member: Some((name.to_owned(), file.to_owned())) }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -38,6 +46,9 @@ impl Site {
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        if let Some((name, file)) = &self.member {
+            command.args(["--node", name]).arg("--file").arg(file).arg("--data-dir").arg(self.data());
+        }
         command.args(args).current_dir(self.path()).env("NO_COLOR", "1").stdin(Stdio::null());
         command
     }
@@ -143,7 +154,7 @@ pub(crate) fn instances(status: &Value) -> Vec<Value> {
 }
 
 /// Built by cargo beside the binary, as every example is.
-fn origin() -> PathBuf {
+pub(crate) fn origin() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_holdfast")).parent().expect("target/PROFILE").join("examples/origin")
 }
 

@@ -100,7 +100,7 @@ async fn lead(member: &Arc<Member>, core: &Arc<Core>, leadership: Leadership) {
         if !plan.is_idle() {
             tracing::info!("plan: {plan}");
         }
-        let forgotten = town.forgotten(now, &news);
+        let forgotten = town.forgotten(&news);
         if let Err(error) = carry_out(&leadership, core, &news, &config, &plan, &forgotten).await {
             tracing::warn!(%error, "the plan was not written; it is made anew");
         }

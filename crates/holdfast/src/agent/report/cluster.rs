@@ -112,6 +112,11 @@ impl Core {
         own + others.filter_map(|n| seen.view.states.get(&n.name)).map(|state| state.planes).sum::<u32>()
     }
 
+    pub(super) fn is_elsewhere(&self, balancer: &Balancer) -> bool {
+        let Some((member, in_force)) = self.member.as_ref().zip(self.in_force()) else { return false };
+        !fits(&member.labels(&in_force.config), &balancer.on)
+    }
+
     pub(super) fn cluster_warnings(&self) -> Vec<Warning> {
         let Some(member) = &self.member else { return Vec::new() };
         let warning =

@@ -23,7 +23,7 @@ pub(super) struct Town {
     leased: BTreeMap<String, bool>,
     counted: BTreeMap<String, u32>,
     in_touch: bool,
-    /// Boot time of this leader at which an instance was first seen assigned, for moves that the view tells no time of.
+    /// When the planner wants to look again.
     next: Timestamp,
 }
 
@@ -135,7 +135,7 @@ impl Town {
     }
 
     pub(super) fn plan(&mut self, now: Timestamp, seen: &Seen, config: &Config, planner: &mut Planner) -> Plan {
-        let nodes = self.nodes(now);
+        let nodes = self.nodes();
         let services: Vec<placement::Service> = config.services.values().map(service).collect();
         let assigned = assigned(now, &seen.view);
         let cluster =
@@ -145,25 +145,21 @@ impl Town {
         plan
     }
 
-    fn nodes(&self, now: Timestamp) -> Vec<placement::Node> {
-        let views = self.membership.views(now);
+    fn nodes(&self) -> Vec<placement::Node> {
+        let views = self.membership.views();
         let known = |view: holdfast_policy::membership::View| {
-            let (registration, _) = self.known.get(&*view.node.0)?;
-            let node = node(registration);
-            Some(placement::Node { standing: view.standing, why: view.why, stable_since: view.stable_since, ..node })
+            let node = node(&self.known.get(&*view.node.0)?.0);
+            Some(placement::Node::seen(&view, node.labels, node.capacity))
         };
         views.into_iter().filter_map(known).collect()
     }
 
     /// Machines that were to be removed and have nothing left.
-    pub(super) fn forgotten(&self, now: Timestamp, seen: &Seen) -> Vec<String> {
-        let views = self.membership.views(now);
+    pub(super) fn forgotten(&self, seen: &Seen) -> Vec<String> {
         let empty = |node: &str| seen.view.assigned.get(node).is_none_or(|a| a.instances.is_empty());
-        let over = |view: &&holdfast_policy::membership::View| {
-            let lost = view.standing == Standing::Lost || !seen.view.alive.contains(&*view.node.0);
-            view.admin == Admin::Removing && empty(&view.node.0) && (view.drained || lost)
-        };
-        views.iter().filter(over).map(|view| view.node.to_string()).collect()
+        let views = self.membership.views();
+        let over = views.iter().filter(|view| view.may_be_forgotten() && empty(&view.node.0));
+        over.map(|view| view.node.to_string()).collect()
     }
 }
 
@@ -185,7 +181,7 @@ pub(in crate::agent::member) fn nodes_as_seen(member: &Member, seen: &Seen) -> V
     let standing = |name: &str| match member.standing(name) {
         "lost" => Standing::Lost,
         "ready" => Standing::Open,
-        _ => Standing::Closed,
+        _ => Standing::Suspect,
     };
     let nodes = seen.view.nodes.values();
     nodes.map(|n| placement::Node { standing: standing(&n.name), ..node(n) }).collect()

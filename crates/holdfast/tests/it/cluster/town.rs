@@ -1,0 +1,166 @@
+//! Machines `n1`, `n2`, … that share one file and one etcd; n1 has the balancer.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use holdfast_cluster::etcd::fixture::{Cluster, Site as Place, Spec};
+use serde_json::Value;
+
+use crate::site::{Site, alive, free_port, get, kill, origin};
+
+pub(super) struct Town {
+    pub(super) sites: Vec<Site>,
+    pub(super) etcd: Cluster,
+    pub(super) port: u16,
+    addresses: Vec<Ipv4Addr>,
+    lease: String,
+    file: PathBuf,
+    _places: Vec<Place>,
+    _dir: tempfile::TempDir,
+}
+
+impl Town {
+    /// Machines that run nothing yet.
+    pub(super) fn start(machines: usize, lease: &str) -> Town {
+        let etcd = Cluster::start(Spec::new(1));
+        let places: Vec<Place> = (0..machines).map(|_| Place::take()).collect();
+        let addresses = places.iter().map(|place| place.address).collect();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("holdfast.toml");
+        let sites = (1..=machines).map(|n| Site::member(&format!("n{n}"), &file)).collect();
+        let port = free_port();
+        let lease = lease.to_owned();
+        let town = Town { sites, etcd, port, addresses, lease, file, _places: places, _dir: dir };
+        town.write("");
+        for site in &town.sites {
+            site.up();
+        }
+        let all = |site: &Site| {
+            let nodes = site.api("/v1/status")["nodes"].as_object().cloned().unwrap_or_default();
+            nodes.len() == machines && nodes.values().all(|node| node["state"] == "ready")
+        };
+        for site in &town.sites {
+            site.wait_for("all machines to see each other", || all(site));
+        }
+        town
+    }
+
+    fn write(&self, services: &str) {
+        let endpoints: Vec<String> = self.etcd.endpoints().iter().map(|e| format!("{e:?}")).collect();
+        let mut text =
+            format!("[cluster]\nname = \"town\"\netcd = [{}]\nlease = {:?}\n", endpoints.join(", "), self.lease);
+        for (n, address) in self.addresses.iter().enumerate() {
+            text.push_str(&format!("[node.n{}]\naddress = \"{address}\"\n", n + 1));
+        }
+        text.push_str(services);
+        let text = text.replace("{origin}", &origin().to_string_lossy());
+        std::fs::write(&self.file, text).expect("the file is writable");
+    }
+
+    pub(super) fn apply(&self, on: usize, services: &str) {
+        self.write(services);
+        self.sites[on].up();
+    }
+
+    pub(super) fn web(&self, replicas: u32) -> String {
+        format!(
+            "[service.web]\ncommand = [\"{{origin}}\", \"{{port}}\", \"{{host}}\"]\nreplicas = {replicas}\nenv = {{ ORIGIN_NAME = \"a\" }}\n\
+             ready = {{ http = \"/\", every = \"200ms\" }}\n\
+             [balancer.public]\nlisten = \"127.0.0.1:{}\"\nservice = \"web\"\non = {{ node = \"n1\" }}\n",
+            self.port
+        )
+    }
+
+    pub(super) fn ready(&self) -> u64 {
+        self.sites[0].api("/v1/status")["services"]["web"]["ready"].as_u64().unwrap_or(0)
+    }
+
+    pub(super) fn wait_ready(&self, count: u64) {
+        for site in &self.sites {
+            site.wait_for(&format!("{count} ready"), || {
+                let web = &site.api("/v1/status")["services"]["web"];
+                web["ready"] == count
+                    && web["desired"] == count
+                    && web["instances"].as_array().map(Vec::len) == Some(count as usize)
+            });
+        }
+    }
+
+    fn instances(&self) -> Vec<Value> {
+        crate::site::instances(&self.sites[0].api("/v1/status"))
+    }
+
+    /// As n1 is told; not what its own supervisor runs only.
+    pub(super) fn instances_on(&self, n: usize) -> Vec<String> {
+        let node = format!("n{}", n + 1);
+        let ours = self.instances().into_iter().filter(|i| i["node"] == node.as_str());
+        ours.filter_map(|i| i["id"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Of all instances, by name and machine.
+    pub(super) fn pids(&self) -> BTreeMap<String, u64> {
+        let named = |i: Value| Some((format!("{}@{}", i["id"].as_str()?, i["node"].as_str()?), i["pid"].as_u64()?));
+        self.instances().into_iter().filter_map(named).collect()
+    }
+
+    /// Which instance answered.
+    pub(super) fn who_answers(&self) -> Option<String> {
+        get(self.port, "/instance").ok().filter(|(status, _)| *status == 200).map(|(_, body)| body)
+    }
+
+    pub(super) fn has_leader(&self) -> bool {
+        let nodes = self.sites[0].api("/v1/status")["nodes"].as_object().cloned().unwrap_or_default();
+        nodes.values().filter(|node| node["leader"] == true).count() == 1
+    }
+
+    pub(super) fn leader(&self) -> usize {
+        let nodes = self.sites[0].api("/v1/status")["nodes"].as_object().cloned().unwrap_or_default();
+        nodes.values().position(|node| node["leader"] == true).expect("a leader")
+    }
+
+    /// Everything of a machine at once, as when its power goes.
+    pub(super) fn kill_machine(&mut self, n: usize) {
+        let data = self.sites[n].data().to_string_lossy().into_owned();
+        loop {
+            let all = tree(&data);
+            if all.is_empty() {
+                return;
+            }
+            all.iter().for_each(|pid| kill(*pid, "STOP"));
+            all.iter().for_each(|pid| kill(*pid, "KILL"));
+        }
+    }
+
+    /// Another data directory under the name of a machine.
+    pub(super) fn twin(&self, n: usize) -> Site {
+        Site::member(&format!("n{}", n + 1), &self.file)
+    }
+}
+
+/// Processes that name the data directory in their command line, and everything that they started.
+fn tree(data: &str) -> Vec<u32> {
+    let mut parents = BTreeMap::new();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let cmdline = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        parents.insert(pid, parent.unwrap_or(0));
+        if alive(pid) && String::from_utf8_lossy(&cmdline).contains(data) {
+            found.push(pid);
+        }
+    }
+    loop {
+        let more: Vec<u32> = parents
+            .iter()
+            .filter(|(pid, parent)| !found.contains(pid) && found.contains(parent) && alive(**pid))
+            .map(|(pid, _)| *pid)
+            .collect();
+        if more.is_empty() {
+            return found;
+        }
+        found.extend(more);
+    }
+}
