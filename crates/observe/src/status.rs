@@ -241,6 +241,21 @@ pub struct Agent {
     pub config: String,
     pub data_dir: String,
     pub holds_lease: bool,
+    /// Of the leader of a cluster.
+    pub leading: Option<Leading>,
+}
+
+/// What leading costs, since this agent was elected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Leading {
+    /// Looks at the whole cluster.
+    pub passes: u64,
+    /// The longest one, its writes not counted.
+    pub pass_max_us: u64,
+    pub pass_sum_us: u64,
+    /// Transactions written.
+    pub writes: u64,
 }
 
 /// Something that is not a state of a service: a full disk, a journal that is not kept, a clock that jumped.

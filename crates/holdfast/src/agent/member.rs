@@ -25,6 +25,7 @@ use holdfast_cluster::records::{self, Records};
 use holdfast_cluster::{Op, Store, Txn};
 use holdfast_config::{Cluster, Config, Environment, Value};
 use holdfast_host::clock;
+use holdfast_observe::status::Leading;
 use holdfast_policy::lease::FencingToken;
 use holdfast_policy::{NodeId, Timestamp};
 use holdfast_services::supervisor::Placement;
@@ -70,6 +71,8 @@ pub(crate) struct Member {
     /// Why this machine is not a member at present.
     trouble: Mutex<Option<String>>,
     token: Mutex<FencingToken>,
+    /// `None` while another leads.
+    leading: Mutex<Option<Leading>>,
 }
 
 impl Member {
@@ -108,6 +111,7 @@ impl Member {
             link: Mutex::new(None),
             contact: AtomicU64::new(0),
             trouble: Mutex::new(None),
+            leading: Mutex::new(None),
             token: Mutex::new(token.and_then(|t| t.parse().ok()).unwrap_or_default()),
         })))
     }
@@ -177,6 +181,14 @@ impl Member {
     pub(crate) fn in_touch(&self, now: Timestamp) -> bool {
         let last = Timestamp::from_nanos(self.contact.load(Ordering::Relaxed));
         now.since(last) < self.cluster.lease.renew + self.cluster.lease.ttl / 5
+    }
+
+    pub(crate) fn leading(&self) -> Option<Leading> {
+        *self.leading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, count: impl FnOnce(&mut Option<Leading>)) {
+        count(&mut self.leading.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn set_trouble(&self, trouble: Option<String>) {

@@ -76,7 +76,8 @@ impl Core {
                 revision: in_force.as_ref().map_or(0, |f| f.desired.revision),
                 config: in_force.as_ref().map_or_else(String::new, |f| f.desired.path.clone()),
                 data_dir: self.layout.data_dir.display().to_string(),
-                holds_lease: true,
+                holds_lease: self.member.as_ref().is_none_or(|member| member.in_touch(now)),
+                leading: self.member.as_ref().and_then(|member| member.leading()),
             },
             incidents_open: self.journal.open_incidents(),
             availability: match config {

@@ -52,7 +52,7 @@ async fn step(member: &Arc<Member>, core: &Arc<Core>, done: &mut Done) -> bool {
         return true;
     }
     let mut good = true;
-    let own = seen.view.assigned.get(&*member.name.0).cloned().unwrap_or_default();
+    let own = seen.view.assigned.get(&*member.name.0).map(|own| (**own).clone()).unwrap_or_default();
     if own.instances != done.assignment.instances {
         member.keep_assignment(&own).await;
         done.assignment = own;

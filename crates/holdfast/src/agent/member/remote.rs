@@ -65,7 +65,7 @@ impl Member {
 
 fn others<'a>(view: &'a View, member: &Member) -> impl Iterator<Item = (&'a str, &'a NodeState)> {
     let own = member.name.to_string();
-    view.states.iter().filter(move |(node, _)| **node != own).map(|(node, state)| (node.as_str(), state))
+    view.states.iter().filter(move |(node, _)| **node != own).map(|(node, state)| (node.as_str(), &**state))
 }
 
 fn remote(view: &View, node: &str, instance: &InstanceState, doubtful: bool) -> Option<Remote> {

@@ -1,7 +1,9 @@
 //! The same status on every machine of a cluster: what runs here, and what the others say of themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use holdfast_cluster::members::Registration;
 use holdfast_config::{Balancer, Config};
 use holdfast_host::clock;
 use holdfast_observe::status::{EndpointStatus, Instance, Node, Service, State, Warning};
@@ -72,8 +74,8 @@ impl Core {
         let Some(member) = &self.member else { return BTreeMap::new() };
         let seen = member.seen();
         let leader = seen.view.leader.as_ref().map(|holder| holder.node.clone());
-        let one = |(name, registration): (&String, &holdfast_cluster::members::Registration)| {
-            let admin = seen.view.admin.get(name).cloned().unwrap_or_default();
+        let one = |(name, registration): (&String, &Arc<Registration>)| {
+            let admin = seen.view.admin.get(name).map(|admin| (**admin).clone()).unwrap_or_default();
             let state = seen.view.states.get(name);
             let assigned = seen.view.assigned.get(name).map_or(0, |a| a.instances.len());
             let ready = state.map_or(0, |s| s.instances.iter().filter(|i| i.shown.state == State::Ready).count());
