@@ -1,11 +1,13 @@
 //! Several agents on one machine, each with an address and a data directory of its own, and real etcd.
 
+mod many;
 mod town;
 
 use std::time::{Duration, Instant};
 
 use crate::proof;
 use crate::rate::Rate;
+use many::Many;
 use town::Town;
 
 /// Beyond the lease: a decision, a launch and its first probe, on a machine on which everything else runs too.
@@ -140,4 +142,50 @@ fn two_agents_cannot_be_one_machine() {
         twin.status()["warnings"].to_string().contains("another agent is a member as `n1`")
     });
     assert!(town.sites[0].status()["warnings"] == serde_json::json!([]), "{}", ran.stderr);
+}
+
+#[test]
+fn one_agent_leads_fifty_machines_and_two_thousand_instances() {
+    let (machines, services, each) = proof::size((20, 10, 40), (50, 50, 40));
+    let instances = services * each;
+    let town = Town::start(1, "default");
+    let mut many = Many::start(&town.etcd.endpoints(), "town", machines);
+    let services: String = (1..=services)
+        .map(|n| format!("[service.s{n}x]\ncommand = [\"/bin/true\"]\nreplicas = {each}\non = {{ sim = \"yes\" }}\n"))
+        .collect();
+    town.write(&services);
+    let ran = town.sites[0].run(&["up", "-d"]);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    let ready = || {
+        let status = town.sites[0].api("/v1/status");
+        let all = status["services"].as_object().cloned().unwrap_or_default();
+        all.values().map(|s| s["ready"].as_u64().unwrap_or(0)).sum::<u64>()
+    };
+    town.sites[0].wait_for("all of them", || ready() == instances as u64);
+    let leading = || town.sites[0].api("/v1/status")["agent"]["leading"].clone();
+    let (before, theirs) = (leading(), many.writes());
+    // Nothing happens now: nobody should write anything.
+    let idle = Duration::from_secs(proof::size(5, 30));
+    assert!(!many::within(idle, || false));
+    let after = leading();
+    let written =
+        many.writes() - theirs + after["writes"].as_u64().unwrap_or(0) - before["writes"].as_u64().unwrap_or(0);
+    let worst_ms = after["pass_max_us"].as_u64().unwrap_or(u64::MAX) as f64 / 1000.0;
+    let mean_ms = after["pass_sum_us"].as_f64().unwrap_or(0.0) / 1000.0 / after["passes"].as_f64().unwrap_or(1.0);
+    let per_node = written as f64 / idle.as_secs_f64() / machines as f64;
+    let mut evidence = proof::Evidence::new("cluster", "one_agent_leads_fifty_machines");
+    evidence.condition("machines", machines);
+    evidence.condition("instances", instances);
+    evidence.figure("reconcile pass of the leader, worst ms", "< 200", format!("{worst_ms:.1}"));
+    evidence.figure("reconcile pass of the leader, mean ms", "-", format!("{mean_ms:.1}"));
+    evidence.figure("etcd writes when idle, per machine and second", "< 1", format!("{per_node:.3}"));
+    evidence.tell();
+    println!(
+        "{machines} machines, {instances} instances: pass {mean_ms:.1} ms mean, {worst_ms:.1} ms worst; {per_node:.3} writes/s idle"
+    );
+    many.stop();
+    assert!(per_node < 1.0, "{per_node} writes a second and machine");
+    if proof::proving() {
+        assert!(worst_ms < 200.0, "{worst_ms} ms");
+    }
 }

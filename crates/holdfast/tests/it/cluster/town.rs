@@ -46,7 +46,7 @@ impl Town {
         town
     }
 
-    fn write(&self, services: &str) {
+    pub(super) fn write(&self, services: &str) {
         let endpoints: Vec<String> = self.etcd.endpoints().iter().map(|e| format!("{e:?}")).collect();
         let mut text =
             format!("[cluster]\nname = \"town\"\netcd = [{}]\nlease = {:?}\n", endpoints.join(", "), self.lease);
