@@ -1,0 +1,97 @@
+//! etcd in the lab: elected, bereaved, without quorum, stalled, restored.
+
+use std::time::Duration;
+
+use holdfast_lab::{ETCD_READY_LIMIT, Lab, Options};
+
+use crate::machines::wait_for;
+
+const QUICK: [&str; 2] = ["--command-timeout=2s", "--dial-timeout=1s"];
+
+fn put(lab: &Lab, key: &str, value: &str) -> bool {
+    lab.etcdctl(&[QUICK[0], QUICK[1], "put", key, value]).is_ok()
+}
+
+fn get(lab: &Lab, key: &str) -> String {
+    lab.etcdctl(&[QUICK[0], QUICK[1], "get", "--print-value-only", key]).unwrap_or_default().trim().to_owned()
+}
+
+fn three() -> Option<Lab> {
+    Lab::or_skip(&Options { machines: 1, etcd: 3, ..Options::default() })
+}
+
+#[test]
+fn three_members_outlive_one_and_not_two() {
+    let Some(lab) = three() else { return };
+    let leader = lab.etcd_leader().expect("a leader");
+    let version = lab.etcd(leader).status(&lab).expect("a status").version;
+    println!("etcd {version}");
+    lab.etcd(leader).machine().kill_all().expect("kill");
+    lab.wait_for_etcd(ETCD_READY_LIMIT).expect("a new leader");
+    let next = lab.etcd_leader().expect("a leader");
+    assert_ne!(leader, next);
+    lab.etcd(next).kill().expect("kill");
+    assert!(!lab.etcd(next).is_running());
+    assert!(!put(&lab, "k", "lost"), "a write without quorum");
+    lab.etcd(next).start().expect("start");
+    lab.wait_for_etcd(ETCD_READY_LIMIT).expect("quorum again");
+    lab.etcd(leader).machine().boot().expect("boot");
+    lab.etcd(leader).start().expect("start");
+    wait_for("all have the same leader", || {
+        let leaders: Vec<u64> =
+            lab.members().iter().filter_map(|m| m.status(&lab)).map(|s| s.leader).filter(|id| *id != 0).collect();
+        leaders.len() == 3 && leaders.iter().all(|id| *id == leaders[0])
+    });
+}
+
+#[test]
+fn a_node_loses_etcd_alone() {
+    let Some(lab) = three() else { return };
+    let node = lab.machine(0);
+    let member = lab.etcd(0).machine().addr();
+    let connects = |port: u16| {
+        node.within(|| {
+            let target = format!("{member}:{port}").parse().expect("an address");
+            std::net::TcpStream::connect_timeout(&target, Duration::from_millis(500)).is_ok()
+        })
+        .expect("enter")
+    };
+    assert!(connects(2379));
+    let fault = node.isolate_from_etcd().expect("inject");
+    assert!(!connects(2379) && connects(2380));
+    assert!(put(&lab, "k", "v"), "others reach it");
+    drop(fault);
+    assert!(connects(2379));
+}
+
+#[test]
+fn a_snapshot_takes_everything_back() {
+    let options = Options { machines: 3, etcd: 3, etcd_on_nodes: true, ..Options::default() };
+    let Some(lab) = Lab::or_skip(&options) else { return };
+    assert!(lab.etcd_machines().is_empty());
+    assert!(put(&lab, "k", "yesterday"));
+    let snapshot = lab.etcd_snapshot().expect("snapshot");
+    assert!(put(&lab, "k", "today"));
+    lab.etcd_restore(&snapshot).expect("restore");
+    assert_eq!(get(&lab, "k"), "yesterday");
+}
+
+#[test]
+fn a_stalled_member_is_alive_and_slow() {
+    let Some(lab) = Lab::or_skip(&Options { etcd: 1, ..Options::default() }) else { return };
+    let member = lab.etcd(0);
+    member.stop().expect("stop");
+    assert!(!put(&lab, "k", "1"));
+    member.cont().expect("continue");
+    wait_for("it answers again", || put(&lab, "k", "2"));
+    let stalls = member.stalls(Duration::from_millis(200), Duration::from_millis(400)).expect("stalls");
+    let slowest = (0..10).map(|_| {
+        let began = std::time::Instant::now();
+        assert!(put(&lab, "k", "3"));
+        began.elapsed()
+    });
+    let slowest = slowest.max().expect("ten writes");
+    drop(stalls);
+    assert!(slowest > Duration::from_millis(100), "{slowest:?}");
+    assert_eq!(get(&lab, "k"), "3");
+}

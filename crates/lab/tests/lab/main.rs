@@ -1,0 +1,6 @@
+//! The lab itself: what it promises to the tests that use it.
+
+mod cluster;
+mod machines;
+mod network;
+mod remains;
