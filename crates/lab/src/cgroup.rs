@@ -10,17 +10,40 @@ use crate::{Error, Result};
 /// The kernel freezes and kills within milliseconds; a process in an uninterruptible wait takes as long as its disk.
 const DONE_LIMIT: Duration = Duration::from_secs(20);
 
-/// Our own place in the unified tree, when cgroups may be made there.
+/// Our own place in the unified tree.
 pub(crate) fn own() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    place(&mount()?, |controllers| controllers.is_empty())
+}
+
+/// Where the whole unified tree is mounted.
+pub(crate) fn mount() -> Option<PathBuf> {
+    mounted("cgroup2", |_| true)
+}
+
+/// Our own place in the tree of the blkio controller, where the kernel has it apart (version 1).
+pub(crate) fn own_blkio() -> Option<PathBuf> {
+    let has = |list: &str| list.split(',').any(|one| one == "blkio");
+    place(&mounted("cgroup", has)?, has)
+}
+
+fn place(mount: &Path, controllers: impl Fn(&str) -> bool) -> Option<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let mount = mounts.lines().find_map(|line| {
+    let mut lines = own.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+    let (_, path) = lines.find(|(list, _)| controllers(list))?;
+    Some(mount.join(path.trim_start_matches('/')))
+}
+
+/// Where the root of a tree of this kind is mounted.
+fn mounted(kind: &str, options: impl Fn(&str) -> bool) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let of = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
         let fields: Vec<&str> = left.split(' ').collect();
-        (right.starts_with("cgroup2 ") && fields.get(3) == Some(&"/")).then(|| fields.get(4).copied())?
-    })?;
-    Some(Path::new(mount).join(own.trim_start_matches('/')))
+        let mut right = right.split(' ');
+        let fits = right.next() == Some(kind) && fields.get(3) == Some(&"/") && options(right.nth(1)?);
+        fits.then(|| fields.get(4).map(PathBuf::from))?
+    };
+    mounts.lines().find_map(of)
 }
 
 #[derive(Clone, Debug)]

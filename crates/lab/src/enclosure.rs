@@ -29,8 +29,10 @@ const TOOLS: &[&str] = &["unshare", "nsenter", "setsid", "ip", "nft", "mount", "
 const JANITOR: &str = r#"
 { cat; [ -z "$2" ] || echo 1 > "$2/cgroup.kill"; } |
 unshare --net --mount --pid --fork --kill-child --mount-proc sh -c 'echo up; exec env --ignore-signal=CHLD cat'
-[ -z "$2" ] || find "$2" -depth -type d -exec rmdir {} + 2>/dev/null
-[ -n "$3" ] || rm -rf "$1"
+for tree in "$2" "$3"; do
+    [ -z "$tree" ] || find "$tree" -depth -type d -exec rmdir {} + 2>/dev/null
+done
+[ -n "$4" ] || rm -rf "$1"
 "#;
 
 static LABS: AtomicU32 = AtomicU32::new(0);
@@ -40,6 +42,7 @@ pub(crate) struct Enclosure {
     pub(crate) init: u32,
     pub(crate) dir: PathBuf,
     pub(crate) cgroup: Option<PathBuf>,
+    pub(crate) blkio: Option<PathBuf>,
     janitor: Mutex<Janitor>,
     next: AtomicU32,
 }
@@ -57,18 +60,19 @@ impl Enclosure {
         let dir = std::env::temp_dir().join(&own);
         fs::create_dir(&dir).map_err(|e| Error::io(format!("make {}", dir.display()), e))?;
         fs::create_dir(dir.join("logs")).map_err(|e| Error::io("make the folder of logs", e))?;
-        // Without a unified tree everything works but what freezes.
-        let cgroup = cgroup::own().map(|place| place.join(&own)).filter(|place| fs::create_dir(place).is_ok());
+        // Without these trees everything works but what freezes, or slows a disk.
+        let make = |place: Option<PathBuf>| Some(place?.join(&own)).filter(|place| fs::create_dir(place).is_ok());
+        let (cgroup, blkio) = (make(cgroup::own()), make(cgroup::own_blkio()));
         let mut command = Command::new("setsid");
         command.args(["sh", "-c", JANITOR, "holdfast-lab-janitor"]).arg(&dir);
-        command.arg(cgroup.as_deref().unwrap_or_else(|| Path::new("")));
+        command.args([&cgroup, &blkio].map(|tree| tree.clone().unwrap_or_default()));
         command.arg(std::env::var_os(KEEP).unwrap_or_default());
         let (child, pipe) = first_process(command, &dir.join("logs/enclosure"))?;
         // The janitor has two children, and only unshare has one.
         let init = children(child.id()).into_iter().find_map(|one| children(one).into_iter().find(|pid| is_init(*pid)));
         let janitor = Mutex::new(Janitor { child, pipe: Some(pipe) });
         let init = init.ok_or_else(|| Error::failed("find the first process of the lab", "it has gone"))?;
-        Ok(Enclosure { init, dir, cgroup, janitor, next: AtomicU32::new(0) })
+        Ok(Enclosure { init, dir, cgroup, blkio, janitor, next: AtomicU32::new(0) })
     }
 
     /// A number that nothing else in this lab has.
@@ -138,7 +142,7 @@ fn allowed() -> Result<()> {
 
 /// Folders and cgroups of labs whose janitor was killed too.
 fn sweep() {
-    for place in cgroup::own().into_iter().chain([std::env::temp_dir()]) {
+    for place in [cgroup::own(), cgroup::own_blkio(), Some(std::env::temp_dir())].into_iter().flatten() {
         for entry in fs::read_dir(&place).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let owner = name.to_str().and_then(|n| n.strip_prefix(PREFIX)).and_then(|n| n.split('-').next());

@@ -25,6 +25,7 @@ const LAST_LINES: usize = 5;
 pub struct Member {
     name: String,
     machine: Arc<Machine>,
+    program: String,
     initial_cluster: String,
     arguments: Vec<String>,
     process: Mutex<Option<Process>>,
@@ -57,11 +58,18 @@ pub(crate) fn plan(options: &Options, machines: &[Arc<Machine>]) -> Vec<Member> 
     let member = |(i, machine): (usize, &Arc<Machine>)| Member {
         name: name(i),
         machine: machine.clone(),
+        program: program(options, "etcd"),
         initial_cluster: initial_cluster.clone(),
         arguments: options.etcd_arguments.clone(),
         process: Mutex::default(),
     };
     machines.enumerate().map(member).collect()
+}
+
+/// A folder with another etcd may be without an etcdctl: the system's does for it.
+pub(crate) fn program(options: &Options, name: &str) -> String {
+    let other = options.etcd_from.as_ref().map(|folder| folder.join(name)).filter(|file| file.is_file());
+    other.map_or_else(|| name.to_owned(), |file| file.display().to_string())
 }
 
 impl Member {
@@ -90,7 +98,7 @@ impl Member {
         let local = format!("http://127.0.0.1:{CLIENT_PORT}");
         let data = self.data().display().to_string();
         let mut argv: Vec<String> = [
-            "etcd",
+            &self.program,
             "--logger=zap",
             "--initial-cluster-state=new",
             "--initial-cluster-token=lab",
@@ -147,8 +155,7 @@ impl Member {
         self.process().as_ref().ok_or_else(off)?.signal(signal)
     }
 
-    /// It is stopped for `length` once in `every`, until the guard is dropped: what a disk with slow syncs does to the
-    /// loop that waits for them, and a little more, because its network part stands still too.
+    /// It is stopped for `length` once in `every`, until the guard is dropped. For a disk alone see `Machine::slow_disk`.
     pub fn stalls(&self, length: Duration, every: Duration) -> Result<Stalls> {
         let off = || Error::failed(format!("stall {}", self.name), "it does not run");
         let pid = self.process().as_ref().and_then(Process::pid).ok_or_else(off)?;
@@ -205,7 +212,7 @@ pub(crate) fn restore(lab: &Lab, snapshot: &Path) -> Result<()> {
         let data = member.data().display().to_string();
         member.machine.run(&["rm", "-rf", &data])?;
         let argv = [
-            "etcdctl",
+            &lab.etcdctl,
             "snapshot",
             "restore",
             &snapshot.display().to_string(),

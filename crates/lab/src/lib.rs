@@ -4,25 +4,29 @@
 //! Everything lives inside an enclosure (`enclosure`) that dies with whoever built it, however that dies.
 
 mod cgroup;
+mod disk;
 mod enclosure;
 mod error;
 mod etcd;
 mod fault;
+pub mod load;
 mod machine;
 mod network;
 mod process;
 mod running;
 mod stall;
+pub mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use disk::{FullDisk, SlowDisk};
 use enclosure::Enclosure;
 pub use error::{Error, Result};
 pub use etcd::{Member, Status};
 pub use fault::{Direction, Fault};
-pub use machine::{FullDisk, Machine};
+pub use machine::Machine;
 pub use process::Process;
 pub use stall::Stalls;
 
@@ -43,6 +47,8 @@ pub struct Options {
     pub etcd: usize,
     /// Members run on `node-1` and so on instead.
     pub etcd_on_nodes: bool,
+    /// Folder with the `etcd` (and `etcdctl`, when it is there) of another version than the system's.
+    pub etcd_from: Option<PathBuf>,
     /// More arguments for every member, such as `--quota-backend-bytes=…`.
     pub etcd_arguments: Vec<String>,
     /// The directory of each machine is a file system in memory of this size: a disk that can be filled.
@@ -57,6 +63,7 @@ pub struct Lab {
     etcd_machines: Vec<Arc<Machine>>,
     client: Arc<Machine>,
     members: Vec<Member>,
+    etcdctl: String,
     enclosure: Arc<Enclosure>,
 }
 
@@ -85,7 +92,8 @@ impl Lab {
         let client = built.pop().ok_or_else(|| Error::failed("build the lab", "no client was planned"))?;
         let etcd_machines = built.split_off(options.machines);
         let members = etcd::plan(options, if apart == 0 { &built } else { &etcd_machines });
-        let lab = Lab { machines: built, etcd_machines, client, members, enclosure };
+        let etcdctl = etcd::program(options, "etcdctl");
+        let lab = Lab { machines: built, etcd_machines, client, members, etcdctl, enclosure };
         for member in &lab.members {
             member.start()?;
         }
@@ -151,7 +159,7 @@ impl Lab {
     /// etcdctl on the client machine, against all members unless the arguments name endpoints.
     pub fn etcdctl(&self, arguments: &[&str]) -> Result<String> {
         let endpoints = self.etcd_endpoints().join(",");
-        let mut argv = vec!["etcdctl"];
+        let mut argv = vec![self.etcdctl.as_str()];
         if !arguments.iter().any(|a| a.starts_with("--endpoints")) {
             argv.extend(["--endpoints", &endpoints]);
         }

@@ -16,7 +16,7 @@ use crate::cgroup::Cgroup;
 use crate::enclosure::{Enclosure, STEP_LIMIT, first_process};
 use crate::process::Process;
 use crate::running::{children, wait_until};
-use crate::{Direction, Error, Fault, Result, fault, network};
+use crate::{Direction, Error, Fault, FullDisk, Result, SlowDisk, disk, fault, network};
 
 /// A command by `run` that takes longer has failed.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
@@ -49,6 +49,7 @@ struct Running {
     pipe: Option<ChildStdin>,
     init: u32,
     cgroup: Option<Cgroup>,
+    blkio: Option<Cgroup>,
 }
 
 /// Runs as the first process of a machine; then only keeps it, and lets the kernel reap orphans.
@@ -129,9 +130,11 @@ impl Machine {
         let fresh = fs::read("/proc/sys/kernel/random/uuid").and_then(|id| fs::write(&boot_id, id));
         fresh.map_err(|e| Error::io("write a boot id", e))?;
         // A cgroup that was killed is not used again: Linux 6.18 kills what is born in it.
-        let place = self.enclosure.cgroup.as_ref().map(|lab| lab.join(format!("{name}.{boot}")));
-        let cgroup = place.map(Cgroup::make).transpose()?;
-        let mut command = in_cgroup(cgroup.as_ref());
+        let make = |lab: &Option<PathBuf>| {
+            lab.as_ref().map(|lab| Cgroup::make(lab.join(format!("{name}.{boot}")))).transpose()
+        };
+        let (cgroup, blkio) = (make(&self.enclosure.cgroup)?, make(&self.enclosure.blkio)?);
+        let mut command = in_cgroups([&cgroup, &blkio]);
         command.args(["nsenter", "--target", &self.enclosure.init.to_string(), "--net", "--mount", "--pid", "--"]);
         command.args(["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]);
         if let Some(offset) = self.plan.clock_offset_s {
@@ -143,7 +146,7 @@ impl Machine {
         let only = |pid: u32| children(pid).first().copied();
         let init = only(wrapper.id()).and_then(only);
         let init = init.ok_or_else(|| Error::failed(format!("boot {name}"), "its first process has gone"))?;
-        Ok(Running { wrapper, pipe: Some(pipe), init, cgroup })
+        Ok(Running { wrapper, pipe: Some(pipe), init, cgroup, blkio })
     }
 
     /// Loss of power: silent at once, so that no peer sees a connection end, then everything on it is dead. Its disk
@@ -204,7 +207,7 @@ impl Machine {
         let name = argv.first().map_or("", |first| first.as_ref().to_str().unwrap_or(""));
         let off = || Error::failed(format!("start {name} on {}", self.name()), "it is off");
         let running = state.running.as_ref().ok_or_else(off)?;
-        let mut command = in_cgroup(running.cgroup.as_ref());
+        let mut command = in_cgroups([&running.cgroup, &running.blkio]);
         command.args(["nsenter", "--target", &running.init.to_string()]);
         command.args(["--net", "--mount", "--pid", "--uts", "--ipc"]);
         if self.plan.clock_offset_s.is_some() {
@@ -293,14 +296,16 @@ impl Machine {
         if self.plan.disk_bytes.is_none() {
             return Err(Error::failed(format!("fill the disk of {}", self.name()), "it is not limited (disk_bytes)"));
         }
-        let file = self.outside("filled-by-the-lab");
-        let full = FullDisk { file: file.clone() };
-        let mut out = File::create(&file).map_err(|e| Error::io("fill a disk", e))?;
-        match std::io::copy(&mut std::io::repeat(0), &mut out) {
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => Ok(full),
-            Err(error) => Err(Error::io("fill a disk", error)),
-            Ok(_) => Err(Error::failed("fill a disk", "it has no end")),
-        }
+        disk::fill(self.outside("filled-by-the-lab"))
+    }
+
+    /// It writes no more often than this to the disk that its directory is on, until the guard is dropped or it is switched
+    /// off: each sync waits for a few writes. What the kernel writes back later by itself is not slowed.
+    pub fn slow_disk(&self, writes_per_s: u32) -> Result<SlowDisk> {
+        let state = self.state();
+        let blkio = state.running.as_ref().and_then(|running| running.blkio.as_ref());
+        let blkio = blkio.ok_or_else(|| Error::skipped("no blkio controller to slow a disk with, or it is off"))?;
+        disk::slow(&blkio.0, &self.outside(""), writes_per_s)
     }
 
     /// Pids, as we see them, of every process on it and of what entered it for us.
@@ -326,21 +331,10 @@ impl Drop for Running {
     }
 }
 
-/// The file that fills a disk; it goes with this value.
-pub struct FullDisk {
-    file: PathBuf,
-}
-
-impl Drop for FullDisk {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.file);
-    }
-}
-
-/// A command to which a program and its arguments are added; it runs as part of the machine's cgroup.
-fn in_cgroup(cgroup: Option<&Cgroup>) -> Command {
+/// A command to which a program and its arguments are added; it runs as part of the machine's cgroups.
+fn in_cgroups(cgroups: [&Option<Cgroup>; 2]) -> Command {
     let mut command = Command::new("sh");
-    let place = cgroup.map(|c| c.0.join("cgroup.procs")).unwrap_or_default();
-    command.args(["-c", r#"[ -z "$0" ] || echo $$ > "$0"; exec "$@""#]).arg(place);
+    command.args(["-c", r#"for i in 1 2; do [ -z "$1" ] || echo $$ > "$1"; shift; done; exec "$@""#, "machine"]);
+    command.args(cgroups.map(|cgroup| cgroup.as_ref().map(|c| c.0.join("cgroup.procs")).unwrap_or_default()));
     command
 }

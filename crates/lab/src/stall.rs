@@ -1,5 +1,4 @@
-//! A process that is stopped for moments, again and again: the substitute for a slow disk where the kernel has no way to
-//! delay one. Not the same: everything of the process stands still, not only what waits for the disk.
+//! A process that is stopped for moments, again and again: all of it stands still, as on a machine that starves.
 
 use std::fs;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};

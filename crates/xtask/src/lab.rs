@@ -29,7 +29,8 @@ pub(crate) struct Options {
     disk: Option<u32>,
 }
 
-const BUILD: &[&str] = &["build", "--locked", "--package", "holdfast-lab", "--package", "holdfast", "--bins"];
+/// The whole workspace is named, so that cargo chooses the same features of libraries as for the tests.
+const BUILD: &[&str] = &["build", "--locked", "--workspace", "--bin", "holdfast", "--bin", "holdfast-lab"];
 
 /// Only an upper end: it lasts until Ctrl-C.
 const LAB_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);

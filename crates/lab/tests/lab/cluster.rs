@@ -1,8 +1,8 @@
 //! etcd in the lab: elected, bereaved, without quorum, stalled, restored.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use holdfast_lab::{ETCD_READY_LIMIT, Lab, Options};
+use holdfast_lab::{ETCD_READY_LIMIT, Error, Lab, Options};
 
 use crate::machines::wait_for;
 
@@ -86,7 +86,7 @@ fn a_stalled_member_is_alive_and_slow() {
     wait_for("it answers again", || put(&lab, "k", "2"));
     let stalls = member.stalls(Duration::from_millis(200), Duration::from_millis(400)).expect("stalls");
     let slowest = (0..10).map(|_| {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         assert!(put(&lab, "k", "3"));
         began.elapsed()
     });
@@ -94,4 +94,29 @@ fn a_stalled_member_is_alive_and_slow() {
     drop(stalls);
     assert!(slowest > Duration::from_millis(100), "{slowest:?}");
     assert_eq!(get(&lab, "k"), "3");
+}
+
+#[test]
+fn a_slow_disk_slows_its_member_alone() {
+    let Some(lab) = Lab::or_skip(&Options { etcd: 3, ..Options::default() }) else { return };
+    let leader = lab.etcd_leader().expect("a leader");
+    let slow = match lab.etcd(leader).machine().slow_disk(10) {
+        Ok(slow) => slow,
+        Err(Error::Skipped { reason }) => return println!("skipped: {reason}"),
+        Err(error) => panic!("{error}"),
+    };
+    let syncs = |i: usize| {
+        let machine = lab.etcd(i).machine();
+        let began = Instant::now();
+        machine.run(&["dd", "if=/dev/zero", "of=synced", "bs=512", "count=20", "oflag=dsync"]).expect("dd");
+        began.elapsed()
+    };
+    // 20 writes at 10 a second, less the slice that may be used at once.
+    let slowed = syncs(leader);
+    assert!(slowed > Duration::from_millis(1_500), "{slowed:?}");
+    let other = syncs((leader + 1) % 3);
+    assert!(other < slowed, "{other:?} without, {slowed:?} with the limit");
+    drop(slow);
+    let healed = syncs(leader);
+    assert!(healed < slowed, "{healed:?} after, {slowed:?} with the limit");
 }

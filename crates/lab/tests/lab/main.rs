@@ -2,5 +2,6 @@
 
 mod cluster;
 mod machines;
+mod measuring;
 mod network;
 mod remains;

@@ -16,6 +16,7 @@ struct Traces {
     pids: Vec<u32>,
     namespaces: Vec<String>,
     cgroup: Option<PathBuf>,
+    blkio: Option<PathBuf>,
 }
 
 impl Traces {
@@ -32,8 +33,12 @@ impl Traces {
         }
         namespaces.sort();
         namespaces.dedup();
-        let cgroup = PathBuf::from("/sys/fs/cgroup/unified").join(dir.file_name().unwrap_or_default());
-        Traces { dir: dir.to_owned(), pids: members, namespaces, cgroup: cgroup.is_dir().then_some(cgroup) }
+        let cgroup = |tree: &str| {
+            let place = Path::new("/sys/fs/cgroup").join(tree).join(dir.file_name().unwrap_or_default());
+            place.is_dir().then_some(place)
+        };
+        let (cgroup, blkio) = (cgroup("unified").or_else(|| cgroup("")), cgroup("blkio"));
+        Traces { dir: dir.to_owned(), pids: members, namespaces, cgroup, blkio }
     }
 
     fn left(&self) -> Vec<String> {
@@ -44,7 +49,9 @@ impl Traces {
             let ids: Vec<String> = text.lines().map(|line| format!("{kind}:[{}]", line.trim())).collect();
             left.extend(self.namespaces.iter().filter(|ns| ids.contains(ns)).cloned());
         }
-        left.extend(self.cgroup.iter().filter(|dir| dir.exists()).map(|dir| dir.display().to_string()));
+        left.extend(
+            self.cgroup.iter().chain(&self.blkio).filter(|dir| dir.exists()).map(|dir| dir.display().to_string()),
+        );
         left.extend(self.dir.exists().then(|| self.dir.display().to_string()));
         let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
         left.extend(mounts.lines().filter(|line| line.contains("holdfast-lab-")).map(String::from));
