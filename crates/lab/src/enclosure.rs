@@ -24,10 +24,8 @@ const KEEP: &str = "HOLDFAST_LAB_KEEP";
 
 const TOOLS: &[&str] = &["unshare", "nsenter", "setsid", "ip", "nft", "mount", "timeout"];
 
-/// What is frozen must be killed by its cgroup: its wrappers, outside, would never reap what the namespace lost. An ignored
-/// SIGCHLD lets the kernel reap orphans, as `cat` would not.
+/// An ignored SIGCHLD lets the kernel reap orphans, as `cat` would not.
 const JANITOR: &str = r#"
-{ cat; [ -z "$2" ] || echo 1 > "$2/cgroup.kill"; } |
 unshare --net --mount --pid --fork --kill-child --mount-proc sh -c 'echo up; exec env --ignore-signal=CHLD cat'
 for tree in "$2" "$3"; do
     [ -z "$tree" ] || find "$tree" -depth -type d -exec rmdir {} + 2>/dev/null
@@ -68,8 +66,7 @@ impl Enclosure {
         command.args([&cgroup, &blkio].map(|tree| tree.clone().unwrap_or_default()));
         command.arg(std::env::var_os(KEEP).unwrap_or_default());
         let (child, pipe) = first_process(command, &dir.join("logs/enclosure"))?;
-        // The janitor has two children, and only unshare has one.
-        let init = children(child.id()).into_iter().find_map(|one| children(one).into_iter().find(|pid| is_init(*pid)));
+        let init = children(child.id()).first().and_then(|unshare| children(*unshare).first().copied());
         let janitor = Mutex::new(Janitor { child, pipe: Some(pipe) });
         let init = init.ok_or_else(|| Error::failed("find the first process of the lab", "it has gone"))?;
         Ok(Enclosure { init, dir, cgroup, blkio, janitor, next: AtomicU32::new(0) })
@@ -119,13 +116,6 @@ pub(crate) fn first_process(mut command: Command, log: &Path) -> Result<(Child, 
     let _ = child.wait();
     let why = fs::read_to_string(log).unwrap_or_default();
     Err(Error::failed("start a namespace", why.trim()))
-}
-
-/// Whether it is the first process of a namespace below ours.
-fn is_init(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
-    pids.split_whitespace().next_back() == Some("1") && pids.split_whitespace().count() > 1
 }
 
 /// Tools are there, and the kernel gives namespaces to us.

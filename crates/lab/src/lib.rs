@@ -150,12 +150,6 @@ impl Lab {
         &self.enclosure.dir
     }
 
-    /// Inside the network namespace of a machine: a thread that connects and listens as if it ran there, and is part of
-    /// nothing that is killed or paused there.
-    pub fn within<T: Send>(machine: &Machine, work: impl FnOnce() -> T + Send) -> Result<T> {
-        machine.within(work)
-    }
-
     /// etcdctl on the client machine, against all members unless the arguments name endpoints.
     pub fn etcdctl(&self, arguments: &[&str]) -> Result<String> {
         let endpoints = self.etcd_endpoints().join(",");

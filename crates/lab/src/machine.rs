@@ -1,9 +1,9 @@
 //! One machine: booted, cut off, paused, killed with everything on it, and booted again with the same disk.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Permissions};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -115,6 +115,7 @@ impl Machine {
         state.boots += 1;
         let running = self.start(state.boots)?;
         network::plug(&self.enclosure, &self.plan, running.init)?;
+        self.write_entrance(&running)?;
         if state.boots > 1 {
             network::silence(&self.enclosure, self.name(), false)?;
         }
@@ -134,19 +135,39 @@ impl Machine {
             lab.as_ref().map(|lab| Cgroup::make(lab.join(format!("{name}.{boot}")))).transpose()
         };
         let (cgroup, blkio) = (make(&self.enclosure.cgroup)?, make(&self.enclosure.blkio)?);
-        let mut command = in_cgroups([&cgroup, &blkio]);
-        command.args(["nsenter", "--target", &self.enclosure.init.to_string(), "--net", "--mount", "--pid", "--"]);
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.enclosure.init.to_string(), "--net", "--mount", "--pid", "--"]);
         command.args(["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]);
         if let Some(offset) = self.plan.clock_offset_s {
             let offset = offset.to_string();
             command.args(["--time", "--boottime", &offset, "--monotonic", &offset]);
         }
-        command.args(["--mount-proc", "sh", "-c", INIT, "init", name]).arg(&boot_id).arg(dir.join("hosts"));
+        command.arg("--mount-proc").args(joining([&cgroup, &blkio]));
+        command.args(["sh", "-c", INIT, "init", name]).arg(&boot_id).arg(dir.join("hosts"));
         let (wrapper, pipe) = first_process(command, &dir.join(format!("logs/{name}-boot-{boot}")))?;
         let only = |pid: u32| children(pid).first().copied();
         let init = only(wrapper.id()).and_then(only);
         let init = init.ok_or_else(|| Error::failed(format!("boot {name}"), "its first process has gone"))?;
         Ok(Running { wrapper, pipe: Some(pipe), init, cgroup, blkio })
+    }
+
+    /// A program to enter the machine by from a terminal: `enter-node-1 [COMMAND…]`.
+    pub fn entrance(&self) -> PathBuf {
+        self.enclosure.dir.join(format!("enter-{}", self.name()))
+    }
+
+    fn write_entrance(&self, running: &Running) -> Result<()> {
+        let cgroups = running.cgroup.iter().chain(&running.blkio);
+        let join: String = cgroups.map(|c| format!("echo 0 > {}/cgroup.procs; ", c.0.display())).collect();
+        let (init, dir) = (running.init, self.dir());
+        let text = format!(
+            "#!/bin/sh\n# Part of the machine in every way: paused and killed with it.\n[ $# -gt 0 ] || set -- bash\n\
+             exec nsenter --target {init} --all --wdns='{}' -- sh -c '{join}exec \"$@\"' machine \"$@\"\n",
+            dir.display()
+        );
+        let path = self.entrance();
+        let written = fs::write(&path, text).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o755)));
+        written.map_err(|e| Error::io(format!("write {}", path.display()), e))
     }
 
     /// Loss of power: silent at once, so that no peer sees a connection end, then everything on it is dead. Its disk
@@ -207,15 +228,21 @@ impl Machine {
         let name = argv.first().map_or("", |first| first.as_ref().to_str().unwrap_or(""));
         let off = || Error::failed(format!("start {name} on {}", self.name()), "it is off");
         let running = state.running.as_ref().ok_or_else(off)?;
-        let mut command = in_cgroups([&running.cgroup, &running.blkio]);
-        command.args(["nsenter", "--target", &running.init.to_string()]);
-        command.args(["--net", "--mount", "--pid", "--uts", "--ipc"]);
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &running.init.to_string()]);
+        command.args(["--net", "--mount", "--pid", "--uts", "--ipc", "--no-fork"]);
         if self.plan.clock_offset_s.is_some() {
             command.arg("--time");
         }
-        let mut wd = std::ffi::OsString::from("--wdns=");
+        let mut wd = OsString::from("--wdns=");
         wd.push(self.dir());
-        command.arg(wd).arg("--").args(argv).envs(env.iter().copied());
+        // nsenter would stop itself when what it waits for is stopped, and then reap nothing; unshare does not.
+        command
+            .arg(wd)
+            .args(["--", "unshare", "--fork", "--"])
+            .args(joining([&running.cgroup, &running.blkio]))
+            .args(argv)
+            .envs(env.iter().copied());
         let base = name.rsplit('/').next().unwrap_or_default();
         let log = self.enclosure.dir.join(format!("logs/{}-{}-{base}", self.name(), self.enclosure.number()));
         Process::start(command, &format!("{base} on {}", self.name()), log)
@@ -313,7 +340,7 @@ impl Machine {
         self.state().running.as_ref().and_then(|r| r.cgroup.as_ref()).map(Cgroup::pids).unwrap_or_default()
     }
 
-    /// The pid of its first process: `nsenter --target PID --all` enters it.
+    /// The pid of its first process as we see it.
     pub fn init(&self) -> Option<u32> {
         self.state().running.as_ref().map(|r| r.init)
     }
@@ -331,10 +358,10 @@ impl Drop for Running {
     }
 }
 
-/// A command to which a program and its arguments are added; it runs as part of the machine's cgroups.
-fn in_cgroups(cgroups: [&Option<Cgroup>; 2]) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", r#"for i in 1 2; do [ -z "$1" ] || echo $$ > "$1"; shift; done; exec "$@""#, "machine"]);
-    command.args(cgroups.map(|cgroup| cgroup.as_ref().map(|c| c.0.join("cgroup.procs")).unwrap_or_default()));
-    command
+/// What comes before a program so that it belongs to the machine's cgroups. It joins them from inside: what waits for it
+/// outside must stay able to reap it when the machine is frozen or killed, or its process namespace would not end.
+fn joining(cgroups: [&Option<Cgroup>; 2]) -> Vec<OsString> {
+    let script = r#"for i in 1 2; do [ -z "$1" ] || echo 0 > "$1"; shift; done; exec "$@""#;
+    let files = cgroups.map(|cgroup| cgroup.as_ref().map(|c| c.0.join("cgroup.procs")).unwrap_or_default());
+    ["sh", "-c", script, "machine"].map(OsString::from).into_iter().chain(files.map(PathBuf::into_os_string)).collect()
 }

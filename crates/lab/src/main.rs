@@ -58,9 +58,7 @@ fn print(lab: &Lab) -> Result<()> {
     writeln!(out, "the lab is in {}\n", lab.dir().display())?;
     let machines = lab.machines().iter().chain(lab.etcd_machines()).map(|m| &**m).chain([lab.client()]);
     for machine in machines {
-        let pid = machine.init().unwrap_or_default();
-        let enter = format!("nsenter --target {pid} --all --wdns={}", machine.dir().display());
-        writeln!(out, "{:<8} {:<12} {enter}", machine.name(), machine.addr())?;
+        writeln!(out, "{:<8} {:<12} {}", machine.name(), machine.addr(), machine.entrance().display())?;
     }
     if !lab.members().is_empty() {
         writeln!(

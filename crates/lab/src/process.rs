@@ -86,27 +86,12 @@ impl Process {
 
     /// Until it has ended by itself.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
-        let ended = wait_until(limit, || {
-            self.wake_wrapper();
-            self.wrapper.try_wait().ok().flatten()
-        });
+        let ended = wait_until(limit, || self.wrapper.try_wait().ok().flatten());
         let late = || {
             let why = format!("not within {limit:?}; stderr: {}", self.stderr());
             Error::failed(format!("see the end of {}", self.shown), why)
         };
         ended.ok_or_else(late)
-    }
-
-    /// nsenter stops itself when its child is stopped, and nobody would wake it.
-    fn wake_wrapper(&self) {
-        let wrapper = self.wrapper.id();
-        let stopped = |pid: u32| stat(pid).is_some_and(|(state, _)| state == 'T');
-        if stopped(wrapper)
-            && !children(wrapper).first().is_some_and(|child| stopped(*child))
-            && let Some(pid) = Pid::from_raw(wrapper.cast_signed())
-        {
-            let _ = kill_process(pid, Signal::CONT);
-        }
     }
 }
 
@@ -114,11 +99,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         if matches!(self.wrapper.try_wait(), Ok(None)) {
             let _ = self.kill();
-            let dead = || children(self.wrapper.id()).iter().all(|pid| matches!(stat(*pid), None | Some(('Z', _))));
-            wait_until(DEAD_LIMIT, || dead().then_some(()));
-            // Frozen with its machine, it would not see that.
-            let _ = self.wrapper.kill();
-            let _ = self.wrapper.wait();
+            if self.wait(DEAD_LIMIT).is_err() {
+                let _ = self.wrapper.kill();
+                let _ = self.wrapper.wait();
+            }
         }
     }
 }

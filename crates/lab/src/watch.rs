@@ -104,7 +104,7 @@ fn watch(select: &Select, stop: &AtomicBool) -> Vec<Span> {
         known.retain(|pid, one| {
             let alive = pids.binary_search(pid).is_ok();
             if !alive {
-                done.extend(one.close(at));
+                done.extend(one.close(began.elapsed()));
             }
             alive
         });
@@ -142,11 +142,11 @@ impl Known {
 
 impl Select {
     fn takes(&self, pid: u32) -> bool {
-        // In a machine's cgroup but in our process namespace: it only waits for one that it started there for us.
-        if !machine(pid).is_empty() && namespace("self") == namespace(&pid.to_string()) {
+        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        // It only waits for the one that is meant.
+        if matches!(read("comm").as_slice(), b"nsenter\n" | b"unshare\n") {
             return false;
         }
-        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
         if let Some(wanted) = &self.env
             && !read("environ").split(|byte| *byte == 0).any(|pair| pair == wanted.as_bytes())
         {
@@ -180,10 +180,6 @@ fn machine(pid: u32) -> String {
     let mut parts = place.split('/').skip_while(|part| !part.starts_with("holdfast-lab-"));
     let boot = parts.nth(1).unwrap_or_default();
     boot.split('.').next().unwrap_or_default().to_owned()
-}
-
-fn namespace(pid: &str) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }
 
 /// Sorted.

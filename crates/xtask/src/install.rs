@@ -42,6 +42,7 @@ pub(crate) const LAB: &[Need] = &[
     need("nft", "nftables"),
     need("etcd", "etcd-server"),
     need("etcdctl", "etcd-client"),
+    need("arping", "iputils-arping"),
 ];
 
 pub(crate) const SHOP: &[Need] =

@@ -1,5 +1,7 @@
 //! etcd in the lab: elected, bereaved, without quorum, stalled, restored.
 
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use holdfast_lab::{ETCD_READY_LIMIT, Error, Lab, Options};
@@ -52,7 +54,7 @@ fn a_node_loses_etcd_alone() {
     let connects = |port: u16| {
         node.within(|| {
             let target = format!("{member}:{port}").parse().expect("an address");
-            std::net::TcpStream::connect_timeout(&target, Duration::from_millis(500)).is_ok()
+            TcpStream::connect_timeout(&target, Duration::from_millis(500)).is_ok()
         })
         .expect("enter")
     };
@@ -119,4 +121,26 @@ fn a_slow_disk_slows_its_member_alone() {
     drop(slow);
     let healed = syncs(leader);
     assert!(healed < slowed, "{healed:?} after, {slowed:?} with the limit");
+}
+
+#[test]
+fn a_crash_ends_connections_and_a_loss_of_power_is_silent() {
+    let Some(lab) = Lab::or_skip(&Options { etcd: 1, ..Options::default() }) else { return };
+    let member = lab.etcd(0);
+    let connect = || {
+        let target = format!("{}:2379", member.machine().addr()).parse().expect("an address");
+        let stream = lab.client().within(|| TcpStream::connect_timeout(&target, Duration::from_secs(5)));
+        let stream = stream.expect("enter").expect("connect");
+        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("timeout");
+        stream
+    };
+    let read = |mut stream: TcpStream| stream.read(&mut [0; 64]).map_err(|e| e.kind());
+    let connection = connect();
+    member.kill().expect("kill");
+    assert!(matches!(read(connection), Ok(0) | Err(ErrorKind::ConnectionReset)), "a crash is noticed");
+    member.start().expect("start");
+    lab.wait_for_etcd(ETCD_READY_LIMIT).expect("ready");
+    let connection = connect();
+    member.machine().kill_all().expect("kill");
+    assert_eq!(read(connection), Err(ErrorKind::WouldBlock), "nobody is left to end it");
 }

@@ -1,6 +1,7 @@
 //! Machines: booted, killed, rebooted, paused, with disks and clocks of their own.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use holdfast_lab::{Lab, Options};
@@ -22,6 +23,10 @@ fn a_machine_has_a_name_an_address_and_processes_of_its_own() {
     let failed = node.run(&["sh", "-c", "echo why >&2; exit 3"]).expect_err("exit code 3");
     assert!(failed.to_string().contains("exit status: 3, why"), "{failed}");
     assert!(answers(node, lab.machine(1)));
+    let entered = Command::new(node.entrance()).args(["sh", "-c", "hostname; pwd; cat /proc/self/cgroup"]).output();
+    let entered = String::from_utf8_lossy(&entered.expect("enter").stdout).into_owned();
+    assert!(entered.starts_with(&format!("node-1\n{}\n", node.dir().display())), "{entered}");
+    assert!(node.pids().is_empty() || entered.contains("/node-1.1\n"), "{entered}");
 }
 
 #[test]

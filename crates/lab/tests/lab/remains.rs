@@ -118,13 +118,34 @@ fn a_killed_owner_leaves_nothing() {
 }
 
 #[test]
+fn what_a_killed_janitor_left_the_next_lab_removes() {
+    let Some((mut child, _out, dir)) = owner() else { return };
+    let traces = Traces::of(&dir);
+    let janitor = traces.pids.iter().find(|pid| parent(**pid) == Some(child.id())).expect("a child of the owner");
+    let killed = Command::new("kill").args(["-KILL", &janitor.to_string()]).status();
+    assert!(killed.expect("kill").success());
+    child.kill().expect("kill");
+    child.wait().expect("reaped");
+    let lives = |left: &String| left.starts_with("process") || left.contains(":[");
+    wait_for("no process and no namespace is left", || !traces.left().iter().any(lives));
+    assert!(dir.exists(), "nobody was there to remove it");
+    drop(Lab::or_skip(&Options::default()));
+    assert_eq!(traces.left(), Vec::<String>::new());
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()
+}
+
+#[test]
 fn an_owner_that_ends_in_order_leaves_nothing() {
     let Some((mut child, mut out, dir)) = owner() else { return };
     let traces = Traces::of(&dir);
     drop(child.stdin.take());
     let mut text = String::new();
     out.read_to_string(&mut text).expect("its output");
-    assert!(text.contains("nsenter --target"), "{text}");
+    assert!(text.contains("/enter-node-1\n"), "{text}");
     assert!(child.wait().expect("ends").success());
     // Dropping a lab waits: nothing is left at once.
     assert_eq!(traces.left(), Vec::<String>::new());
@@ -136,6 +157,8 @@ fn a_dropped_lab_leaves_nothing_of_what_still_goes_on() {
     let process = lab.machine(0).spawn(&["sleep", "600"], &[]).expect("spawn");
     let paused = lab.machine(1).spawn(&["sleep", "600"], &[]).expect("spawn");
     lab.machine(0).run(&["sh", "-c", "setsid sleep 600 >/dev/null 2>&1 & true"]).expect("detached");
+    let stopped = lab.machine(0).spawn(&["sleep", "600"], &[]).expect("spawn");
+    stopped.stop().expect("stop");
     let fault = lab.machine(0).isolate(Direction::Both).expect("inject");
     lab.machine(1).pause().expect("pause");
     let traces = Traces::of(lab.dir());
@@ -143,6 +166,6 @@ fn a_dropped_lab_leaves_nothing_of_what_still_goes_on() {
     let began = Instant::now();
     drop(lab);
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    drop((fault, process, paused));
+    drop((fault, process, paused, stopped));
     wait_gone(&traces);
 }
