@@ -230,7 +230,7 @@ pub(crate) fn fits(labels: &BTreeMap<String, String>, on: &BTreeMap<String, Vec<
     on.iter().all(|(label, values)| labels.get(label).is_some_and(|value| values.contains(value)))
 }
 
-fn options(cluster: &Cluster) -> Result<Options, Failure> {
+pub(crate) fn options(cluster: &Cluster) -> Result<Options, Failure> {
     let mut options = Options::new(cluster.etcd.clone());
     options.key_prefix = format!("/holdfast/{}/", cluster.name);
     options.tls = Tls { ca: cluster.ca.clone(), client: cluster.cert.clone().zip(cluster.key.clone()) };

@@ -1,6 +1,6 @@
 //! Configuration and endpoints to what the balancer processes are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use holdfast_balancer::snapshot::{
@@ -26,14 +26,16 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn assign(&mut self, names: impl Iterator<Item = Arc<str>>, limit: u16) -> BTreeMap<Arc<str>, u16> {
-        let names: Vec<Arc<str>> = names.collect();
+        let names: BTreeSet<Arc<str>> = names.collect();
         self.taken.retain(|name, _| names.contains(name));
+        let mut used: BTreeSet<u16> = self.taken.values().copied().collect();
         for name in names {
             if self.taken.contains_key(&name) {
                 continue;
             }
-            let free = (0..limit).map(|n| (self.next + n) % limit).find(|slot| !self.taken.values().any(|t| t == slot));
+            let free = (0..limit).map(|n| (self.next + n) % limit).find(|slot| !used.contains(slot));
             if let Some(slot) = free {
+                used.insert(slot);
                 self.next = (slot + 1) % limit;
                 self.taken.insert(name, slot);
             }

@@ -168,6 +168,8 @@ fn one_agent_leads_fifty_machines_and_two_thousand_instances() {
     let idle = Duration::from_secs(proof::size(5, 30));
     assert!(!many::within(idle, || false));
     let after = leading();
+    let stays = after["passes"].as_u64() >= before["passes"].as_u64() && after != serde_json::Value::Null;
+    assert!(stays, "the lead was lost: {before} {after}\n{}", town.sites[0].agent_log());
     let written =
         many.writes() - theirs + after["writes"].as_u64().unwrap_or(0) - before["writes"].as_u64().unwrap_or(0);
     let worst_ms = after["pass_max_us"].as_u64().unwrap_or(u64::MAX) as f64 / 1000.0;
