@@ -45,6 +45,8 @@ const THREADS: usize = 2;
 /// An agent whose shim died launches the next one and then ends; so long may that take.
 const TAKEOVER_TIME: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Exit code, which any shim takes for a reason to start it again.
+const MIGRATED: i32 = 75;
 const AGENT_SOURCE: &str = "agent";
 
 pub(crate) fn main(layout: &Layout) -> Result<Exit, Failure> {
@@ -93,6 +95,11 @@ async fn run(layout: &Layout) -> Result<Exit, Failure> {
         launch::dismiss_own_shim(layout).await;
     }
     core.journal.flush(FLUSH_TIME).await;
+    if end == End::Migrated {
+        core.store.close().await;
+        // Its shim starts it again at once, as a member.
+        std::process::exit(MIGRATED);
+    }
     if end == End::Replaced {
         // As a crash would: closed files would have to be made anew by the next agent, and the disk may be full.
         std::process::exit(0);
@@ -124,12 +131,11 @@ async fn take_lock(layout: &Layout) -> Result<Lock, Failure> {
 }
 
 async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
-    let hostname = Environment::here().hostname;
-    let node = NodeId::from(layout.node.as_deref().unwrap_or(&hostname));
-    let (journal, trouble) = Journal::open(&layout.data_dir, &node.0, journal::Limits::default());
     let store = Embedded::open(layout.data_dir.join("coord.db"), embedded::Options::default())
         .await
         .map_err(|e| state_failure(layout, &e))?;
+    let node = own_name(layout, &store).await;
+    let (journal, trouble) = Journal::open(&layout.data_dir, &node.0, journal::Limits::default());
     let epoch = holdfast_cluster::epoch::settle(&store, []).await.map_err(|e| state_failure(layout, &e))?;
     let life = own_life(layout);
     let records = Records::new(Arc::new(store.clone()));
@@ -159,6 +165,15 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
     tally::start(&core);
     view::keep_planes_told(&core);
     Ok(core)
+}
+
+/// As it was started; else as it is known to others; else the host's.
+async fn own_name(layout: &Layout, local: &dyn Store) -> NodeId {
+    let name = match &layout.node {
+        Some(name) => Some(name.clone()),
+        None => Member::kept_name(local).await,
+    };
+    NodeId::from(name.unwrap_or_else(|| Environment::here().hostname).as_str())
 }
 
 /// The cluster of what was applied last, or else of the file that the agent was started with.
@@ -218,6 +233,8 @@ enum End {
     Told,
     /// An agent under a new shim waits for the data directory.
     Replaced,
+    /// The next life is a member of a cluster.
+    Migrated,
 }
 
 async fn wait_for_end(core: &Arc<Core>) -> Result<End, Failure> {
@@ -232,6 +249,7 @@ async fn wait_for_end(core: &Arc<Core>) -> Result<End, Failure> {
         _ = int.recv() => Ok(End::Told),
         () = core.stopped() => Ok(End::Stopped),
         () = own_shim::replaced(core) => Ok(End::Replaced),
+        () = core.migrated() => Ok(End::Migrated),
     }
 }
 

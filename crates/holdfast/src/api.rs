@@ -218,3 +218,38 @@ pub(crate) struct CanLose {
     /// Facts that say no.
     pub(crate) blockers: Vec<String>,
 }
+
+/// `POST /v1/rolling`: how far rebooting all has come; the answer is what to do next.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Rolling {
+    pub(crate) nodes: Vec<String>,
+    pub(crate) done: Vec<String>,
+    pub(crate) current: Option<RollingCurrent>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RollingCurrent {
+    pub(crate) node: String,
+    /// Since it was told to.
+    pub(crate) since_ms: u64,
+    /// Its boot id before.
+    pub(crate) boot: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "next")]
+pub(crate) enum RollingNext {
+    Reboot { node: String, address: String, boot: String },
+    Wait { why: String },
+    Completed { node: String },
+    Stop { why: Vec<String> },
+    Done,
+}
+
+/// `POST /v1/migrate` with an [`Apply`]: this machine becomes the first of a cluster.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct MigrateQuery {
+    /// What it is called from then on.
+    #[serde(default)]
+    pub(crate) node: Option<String>,
+}

@@ -2,6 +2,7 @@
 
 mod apply;
 mod check;
+mod cluster;
 mod doctor;
 mod down;
 mod drill;
@@ -9,6 +10,7 @@ mod explain;
 mod incidents;
 mod logs;
 mod node;
+mod reboot;
 mod simple;
 mod status;
 mod up;
@@ -131,6 +133,13 @@ enum Command {
     },
     /// End a pause
     Resume { name: Option<String> },
+    /// The cluster itself: migrate a single machine into one
+    Cluster {
+        #[command(subcommand)]
+        command: cluster::Command,
+    },
+    /// Reboot machines one after the other, and stop at the first doubt
+    Reboot(reboot::Options),
     /// Machines of a cluster: list, cordon, drain, remove
     Node {
         #[command(subcommand)]
@@ -206,6 +215,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Resume { name } => block_on(simple::resume(&common, name)),
         Command::Incidents(options) => block_on(incidents::run(&common, &options)),
         Command::Drill(options) => block_on(drill::run(&common, &options)),
+        Command::Cluster { command } => block_on(cluster::run(&common, command)),
+        Command::Reboot(options) => block_on(reboot::run(&common, &options)),
         Command::Node { command } => block_on(node::run(&common, command)),
         Command::CanLose { what } => block_on(node::can_lose(&common, &what)),
         Command::Doctor => block_on(doctor::run(&common)),

@@ -60,6 +60,8 @@ pub(crate) struct Core {
     held: std::sync::Mutex<BTreeMap<String, String>>,
     /// One change of the wanted state at a time.
     changing: Mutex<()>,
+    /// The next life of this agent is a member of a cluster.
+    migrated: watch::Sender<bool>,
     /// `down` was asked for.
     ending: watch::Sender<bool>,
     seq: AtomicU64,
@@ -116,6 +118,7 @@ impl Core {
             remotes: watch::Sender::new(0),
             held: std::sync::Mutex::default(),
             changing: Mutex::new(()),
+            migrated: watch::Sender::new(false),
             ending: watch::Sender::new(false),
             seq: AtomicU64::new(0),
         })
@@ -368,7 +371,7 @@ impl Core {
     }
 
     /// Who asked is the owner of the socket: mode 0600 lets nobody else in.
-    fn audit(&self, what: &'static str, target: &str) {
+    pub(crate) fn audit(&self, what: &'static str, target: &str) {
         tracing::info!(action = what, target, "asked by a client");
         let event = super::agent_event(self, "agent").change("", what, format!("asked to {what} {target}"));
         self.journal.append(event.with(holdfast_observe::incident::STAGE, "neutral"));

@@ -7,9 +7,11 @@ mod asked;
 mod following;
 mod leading;
 mod linking;
+pub(crate) mod migrate;
 mod presence;
 mod remote;
 mod reporting;
+mod rolling;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -42,6 +44,8 @@ pub(crate) use remote::remotes;
 const IDENTITY: &str = "/identity";
 /// The last assignment, for a start while the shared store is away.
 const ASSIGNED: &str = "/assigned";
+/// What this machine is called, so that it is not called otherwise when its host name changes.
+const NAME: &str = "/name";
 /// Highest token that this machine has seen.
 const TOKEN: &str = "/token";
 
@@ -76,6 +80,12 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    /// The name under which it became a member.
+    pub(crate) async fn kept_name(local: &dyn Store) -> Option<String> {
+        let kept = local.get(NAME.into()).await.ok().flatten()?;
+        String::from_utf8(kept.value).ok()
+    }
+
     /// `None` where the file keeps one machine alone. Nothing is sent: the shared store may be away.
     pub(crate) async fn prepare(
         config: &Config,
@@ -96,6 +106,8 @@ impl Member {
         })?;
         let store: Arc<dyn Store> = Arc::new(etcd.clone());
         let identity = identity(&*local).await?;
+        let keep = Txn::always([Op::put(NAME, name.to_string())]);
+        local.txn(keep).await.map_err(|e| super::core::store_failure(&e))?;
         let token = local.get(TOKEN.into()).await.ok().flatten().and_then(|kv| String::from_utf8(kv.value).ok());
         Ok(Some(Arc::new(Member {
             name: name.clone(),

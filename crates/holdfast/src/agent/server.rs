@@ -13,7 +13,8 @@ use tokio::net::UnixListener;
 
 use super::core::Core;
 use crate::api::{
-    Applied, Apply, CanLose, Desired, Done, IncidentQuery, NodeChange, Pause, Restart, Resume, Scale, WhyQuery,
+    Applied, Apply, CanLose, Desired, Done, IncidentQuery, MigrateQuery, NodeChange, Pause, Restart, Resume, Rolling,
+    RollingNext, Scale, WhyQuery,
 };
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
@@ -50,6 +51,8 @@ fn router(core: Arc<Core>) -> Router {
         .route("/v1/resume", post(resume))
         .route("/v1/node", post(node))
         .route("/v1/can-lose/{what}", get(can_lose))
+        .route("/v1/rolling", post(rolling))
+        .route("/v1/migrate", post(migrate))
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(core)
@@ -129,6 +132,18 @@ async fn node(State(core): State<Arc<Core>>, Json(request): Json<NodeChange>) ->
 
 async fn can_lose(State(core): State<Arc<Core>>, Path(what): Path<String>) -> Answer<CanLose> {
     core.can_lose(&what).await.map(Json)
+}
+
+async fn rolling(State(core): State<Arc<Core>>, Json(request): Json<Rolling>) -> Answer<RollingNext> {
+    core.rolling(&request).await.map(Json)
+}
+
+async fn migrate(
+    State(core): State<Arc<Core>>,
+    Query(query): Query<MigrateQuery>,
+    Json(request): Json<Apply>,
+) -> Answer<Done> {
+    core.migrate(&request, query.node.as_deref()).await.map(Json)
 }
 
 pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Response {

@@ -191,3 +191,28 @@ fn one_agent_leads_fifty_machines_and_two_thousand_instances() {
         assert!(worst_ms < 200.0, "{worst_ms} ms");
     }
 }
+
+#[test]
+fn a_machine_that_was_alone_becomes_the_first_of_a_cluster() {
+    let town = Town::empty(2, "fast");
+    let web = town.web(2).replace("on = { node = \"n1\" }\n", "");
+    town.write_alone(&web);
+    town.sites[0].up();
+    let rate = Rate::start(town.port, town.port, RATE);
+    rate.let_pass(50);
+    let refused = town.sites[0].run(&["cluster", "migrate"]);
+    assert_eq!(refused.code, 5, "{}{}", refused.stdout, refused.stderr);
+    town.write(&town.web(2));
+    let refused = town.sites[0].run(&["up", "-d"]);
+    assert!(refused.stderr.contains("HF0333"), "{}", refused.stderr);
+    town.sites[0].ok(&["cluster", "migrate"]);
+    town.sites[0].wait_for("n1 to be a member with all that it ran", || {
+        town.sites[0].api("/v1/status")["nodes"]["n1"]["state"] == "ready" && town.ready() == 2
+    });
+    town.sites[1].up();
+    town.wait_for_all();
+    let again = town.sites[0].run(&["cluster", "migrate"]);
+    assert_eq!(again.code, 5, "{}{}", again.stdout, again.stderr);
+    rate.let_pass(100);
+    rate.finish().none_failed();
+}

@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use holdfast_cluster::records;
 use holdfast_config::{Config, Environment};
+use holdfast_policy::NodeId;
 use tokio::sync::watch;
 
 use super::{Core, InForce, member, parse};
-use crate::api::{CanLose, Desired, Done, NodeChange, NodeWish};
+use crate::api::{Apply, CanLose, Desired, Done, NodeChange, NodeWish, Rolling, RollingNext};
 use crate::failure::{Exit, Failure};
 
 /// The store of a cluster that is well answers within milliseconds; a new agent's first look may still be under way.
 const STORE_TIME: Duration = Duration::from_secs(5);
+
+/// An answer on the Unix socket is with its reader by then.
+const ANSWER_FIRST: Duration = Duration::from_millis(200);
 
 impl Core {
     pub(crate) fn environment(&self) -> Environment {
@@ -150,6 +154,29 @@ impl Core {
 
     pub(crate) async fn can_lose(&self, what: &str) -> Result<CanLose, Failure> {
         self.member.as_ref().ok_or_else(member::alone)?.can_lose(what, self).await
+    }
+
+    pub(crate) async fn rolling(&self, asked: &Rolling) -> Result<RollingNext, Failure> {
+        self.member.as_ref().ok_or_else(member::alone)?.rolling(asked, self).await
+    }
+
+    /// Answers, and then ends so that its shim starts it again as a member.
+    pub(crate) async fn migrate(self: &Arc<Self>, request: &Apply, name: Option<&str>) -> Result<Done, Failure> {
+        let _one = self.changing.lock().await;
+        let config = parse(&request.text, &request.path, &self.environment())?;
+        let name = name.map_or_else(|| self.node.clone(), NodeId::from);
+        let done = member::migrate::run(self, &config, request, &name).await?;
+        self.migrated.send_replace(true);
+        Ok(done)
+    }
+
+    pub(crate) async fn migrated(&self) {
+        let mut migrated = self.migrated.subscribe();
+        if migrated.wait_for(|migrated| *migrated).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        // The answer to whoever asked goes first.
+        tokio::time::sleep(ANSWER_FIRST).await;
     }
 
     /// A file may not take a running agent into a cluster, out of it, or into another one.

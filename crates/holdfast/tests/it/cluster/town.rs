@@ -23,6 +23,28 @@ pub(super) struct Town {
 impl Town {
     /// Machines that run nothing yet.
     pub(super) fn start(machines: usize, lease: &str) -> Town {
+        let town = Town::empty(machines, lease);
+        town.write("");
+        for site in &town.sites {
+            site.up();
+        }
+        town.wait_for_all();
+        town
+    }
+
+    /// Every machine sees every other.
+    pub(super) fn wait_for_all(&self) {
+        let all = |site: &Site| {
+            let nodes = site.api("/v1/status")["nodes"].as_object().cloned().unwrap_or_default();
+            nodes.len() == self.sites.len() && nodes.values().all(|node| node["state"] == "ready")
+        };
+        for site in &self.sites {
+            site.wait_for("all machines to see each other", || all(site));
+        }
+    }
+
+    /// Nothing has been started but etcd.
+    pub(super) fn empty(machines: usize, lease: &str) -> Town {
         let etcd = Cluster::start(Spec::new(1));
         let places: Vec<Place> = (0..machines).map(|_| Place::take()).collect();
         let addresses = places.iter().map(|place| place.address).collect();
@@ -31,19 +53,13 @@ impl Town {
         let sites = (1..=machines).map(|n| Site::member(&format!("n{n}"), &file)).collect();
         let port = free_port();
         let lease = lease.to_owned();
-        let town = Town { sites, etcd, port, addresses, lease, file, _places: places, _dir: dir };
-        town.write("");
-        for site in &town.sites {
-            site.up();
-        }
-        let all = |site: &Site| {
-            let nodes = site.api("/v1/status")["nodes"].as_object().cloned().unwrap_or_default();
-            nodes.len() == machines && nodes.values().all(|node| node["state"] == "ready")
-        };
-        for site in &town.sites {
-            site.wait_for("all machines to see each other", || all(site));
-        }
-        town
+        Town { sites, etcd, port, addresses, lease, file, _places: places, _dir: dir }
+    }
+
+    /// A file without a cluster.
+    pub(super) fn write_alone(&self, services: &str) {
+        let text = services.replace("{origin}", &origin().to_string_lossy());
+        std::fs::write(&self.file, text).expect("the file is writable");
     }
 
     pub(super) fn write(&self, services: &str) {
