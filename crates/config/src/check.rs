@@ -6,6 +6,7 @@ pub(crate) mod files;
 mod ports;
 mod references;
 mod services;
+mod virtual_ips;
 mod weak_points;
 
 use std::net::IpAddr;
@@ -54,6 +55,7 @@ pub(crate) fn check(out: &mut Findings, config: &Config, environment: &Environme
     cycles::check(out, config);
     ports::check(out, config, environment);
     services::check(out, config, environment);
+    virtual_ips::check(out, config);
     drills::check(out, config);
     weak_points::check(out, config);
 }

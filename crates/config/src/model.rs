@@ -276,6 +276,25 @@ pub struct Balancer {
     /// Labels of the machines that it listens on; empty is all.
     pub on: BTreeMap<String, Vec<String>>,
     pub availability: Option<f64>,
+    pub virtual_ips: Vec<VirtualIp>,
+    /// Where they are added; default the interface whose network contains the address.
+    pub virtual_ip_interface: Option<String>,
+    /// A name of `policy::lease::Timings::PROFILES`.
+    pub virtual_ip_lease: &'static str,
+    /// Names of nodes, best first.
+    pub virtual_ip_prefer: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtualIp {
+    pub address: IpAddr,
+    pub prefix: u8,
+}
+
+impl std::fmt::Display for VirtualIp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

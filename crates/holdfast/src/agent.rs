@@ -14,6 +14,7 @@ mod snapshot;
 mod story;
 mod tally;
 mod view;
+mod vip;
 mod waiting;
 
 use std::path::Path;

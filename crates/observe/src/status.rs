@@ -204,6 +204,25 @@ pub struct Balancer {
     pub failed: u64,
     pub retries: u64,
     pub in_flight: u64,
+    pub virtual_ips: Vec<VirtualIp>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VirtualIp {
+    /// `10.0.0.100/24`.
+    pub address: String,
+    pub interface: Option<String>,
+    /// Of this node: `released`, `standby`, `probing`, `owned`, `safe_mode`, `conflict`.
+    pub state: String,
+    /// The node that has the lease, as far as this one knows.
+    pub owner: Option<String>,
+    /// Until another node could have the lease, unless it is renewed.
+    pub lease_left_ms: Option<u64>,
+    /// Until the kernel lets go by itself, unless it is told again.
+    pub kernel_left_ms: Option<u64>,
+    pub since_ms: u64,
+    pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

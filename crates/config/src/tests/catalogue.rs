@@ -74,6 +74,9 @@ fn file_with(section: &'static Section, key: &str, example: &str) -> String {
     match name.as_str() {
         "shell" => _ = lines.remove("command"),
         "type" => _ = lines.remove("replicas"),
+        "virtual_ip" | "virtual_ip_interface" | "virtual_ip_lease" | "virtual_ip_prefer" => {
+            lines.extend([("listen", "\"0.0.0.0:9090\""), ("virtual_ip", "\"10.0.0.100/24\"")]);
+        }
         _ => {}
     }
     lines.insert(&name, &value);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use holdfast_cluster::embedded::Embedded;
@@ -23,6 +23,7 @@ use tokio::sync::{Mutex, watch};
 use super::member::{self, Member};
 use super::metrics_port::MetricsPort;
 use super::planes::{Planes, Sockets};
+use super::vip::{self, Vips};
 use crate::api::{Applied, Apply, Desired, Done, Pause, Resume};
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
@@ -44,6 +45,7 @@ pub(crate) struct Core {
     pub(crate) journal_trouble: Option<journal::Error>,
     pub(crate) services: Handle,
     pub(crate) planes: Arc<Planes>,
+    pub(crate) vips: Vips,
     pub(crate) metrics: Metrics,
     metrics_port: MetricsPort,
     pub(crate) epoch: u64,
@@ -69,6 +71,9 @@ pub(crate) struct Core {
 
 /// A second costs nothing, and services whose shims die meanwhile wait for it.
 const RESUME_AGAIN: Duration = Duration::from_secs(1);
+
+/// A new agent has found its balancer processes by then, or there are none.
+const PLANES_KNOWN: Duration = Duration::from_secs(10);
 
 /// The shared table has a slot for so many endpoints.
 const REPLICAS_MAX: u32 = 1000;
@@ -98,7 +103,8 @@ impl Core {
         life: String,
         member: Option<Arc<Member>>,
     ) -> Arc<Core> {
-        Arc::new(Core {
+        Arc::new_cyclic(|core| Core {
+            vips: Vips::new(vip_context(core, &store, member.as_ref(), &node, &life, epoch)),
             layout,
             node,
             records,
@@ -203,6 +209,7 @@ impl Core {
         self.know_the_cluster().await?;
         let before = self.in_force();
         self.refuse_busy_ports(&config, before.as_deref())?;
+        vip::check(&config)?;
         // Opened before anything is stored or changed, so that a busy port refuses the file as a whole.
         let sockets = self.planes.open_sockets(&self.local(&config))?;
         let metrics = self.metrics_port.open(config.node.metrics).await?;
@@ -257,6 +264,7 @@ impl Core {
         self.metrics_port.serve(config.node.metrics, metrics, self);
         self.planes.set_config(&local, sockets);
         self.services.apply(&self.scaled(&config), vec![internal]).await.map_err(|e| services_failure(&e))?;
+        self.vips.apply(&local).await;
         self.in_force.send_replace(Some(Arc::new(InForce { config, desired })));
         Ok(())
     }
@@ -348,6 +356,8 @@ impl Core {
     /// Begins to stop everything; the agent ends when nothing is left.
     pub(crate) async fn down(self: &Arc<Self>) -> Result<Done, Failure> {
         let _one = self.changing.lock().await;
+        // First: another node takes over while the balancers here finish what they have.
+        self.vips.stop_all().await;
         self.services.stop_all().await.map_err(|e| services_failure(&e))?;
         self.audit("down", "everything");
         self.ending.send_replace(true);
@@ -375,6 +385,38 @@ impl Core {
         tracing::info!(action = what, target, "asked by a client");
         let event = super::agent_event(self, "agent").change("", what, format!("asked to {what} {target}"));
         self.journal.append(event.with(holdfast_observe::incident::STAGE, "neutral"));
+    }
+}
+
+/// Through a weak reference, because the tasks are part of what they look at.
+fn vip_context(core: &Weak<Core>, store: &Embedded, node: &NodeId, life: &str, epoch: u64) -> vip::Context {
+    let (seen, told, kept) = (core.clone(), core.clone(), core.clone());
+    let (node, life, started) = (node.to_string(), life.to_owned(), clock::now());
+    let name = node.clone();
+    let well = move || {
+        let well = seen.upgrade().is_some_and(|core| super::view::planes_in_force(&core) > 0);
+        (well || clock::now() >= started + PLANES_KNOWN).then_some(well)
+    };
+    let event = move |subject: &str| match told.upgrade() {
+        Some(core) => super::agent_event(&core, subject),
+        None => holdfast_host::event::Event::now(&name, "agent", "", subject),
+    };
+    let journal = move |event| {
+        if let Some(core) = kept.upgrade() {
+            core.journal.append(event);
+        }
+    };
+    vip::Context {
+        store: Arc::new(store.clone()),
+        clock: holdfast_cluster::boot_clock(),
+        node,
+        epoch,
+        life,
+        peers: Arc::new(vip::Alone),
+        well: Arc::new(well),
+        event: Arc::new(event),
+        journal: Arc::new(journal),
+        rules: holdfast_policy::vip::Rules::default(),
     }
 }
 

@@ -186,7 +186,13 @@ impl Core {
             failed: counters.failed,
             retries: counters.retried,
             in_flight: in_flight_total,
+            virtual_ips: self.virtual_ips(balancer),
         }
+    }
+
+    fn virtual_ips(&self, balancer: &Balancer) -> Vec<status::VirtualIp> {
+        let mut seen = self.vips.seen();
+        balancer.virtual_ips.iter().filter_map(|ip| seen.remove(&ip.address)).collect()
     }
 
     /// What the balancers do with it at this moment.
@@ -280,6 +286,12 @@ impl Core {
             id.as_ref().and_then(|id| seen.services.get(&id.service)?.instances.iter().find(|i| i.id == *id));
         let service = seen.services.get(name);
         let balancer = self.in_force().and_then(|f| f.config.balancers.get(name).cloned());
+        if let Ok(address) = name.parse::<std::net::IpAddr>()
+            && let Some(seen) = self.vips.seen().get(&address)
+        {
+            let entries = self.journaled(Journaled::Address(address), incident, None).await;
+            return Ok(Why { subject: name.to_owned(), now: now_of_address(seen), entries, next: None });
+        }
         if instance.is_none() && service.is_none() && balancer.is_none() && id.is_none_or(|id| &*id.service != "_agent")
         {
             return Err(no_such(name));
@@ -290,12 +302,19 @@ impl Core {
             entries.extend(self.services.explain(subject).await.unwrap_or_default().iter().map(entry));
         }
         let begins = entries.first().map(|e: &WhyEntry| e.wall_ms.saturating_sub(SAME_MOMENT_MS));
-        entries.extend(self.journaled(subject, incident, begins).await);
+        for ip in balancer.iter().flat_map(|b| &b.virtual_ips) {
+            entries.extend(self.journaled(Journaled::Address(ip.address), incident.clone(), None).await);
+        }
+        entries.extend(self.journaled(Journaled::Name(subject), incident, begins).await);
         entries.sort_by_key(|e| e.wall_ms);
         let now = match (instance, service, &balancer) {
             (Some(i), _, _) => now_of(i),
             (_, Some(s), _) => format!("{} of {} ready", s.ready, s.desired),
-            (_, _, Some(b)) => format!("in front of {}", b.service),
+            (_, _, Some(b)) => {
+                let addresses = self.virtual_ips(b);
+                let told = addresses.iter().map(|seen| format!("\n  {}: {}", seen.address, now_of_address(seen)));
+                format!("in front of {}{}", b.service, told.collect::<String>())
+            }
             _ => String::new(),
         };
         let next = instance.filter(|i| i.state != "ready").map(|i| format!("holdfast logs {}", i.id));
@@ -303,11 +322,15 @@ impl Core {
     }
 
     /// What happened before this agent's memory begins.
-    async fn journaled(&self, name: &str, incident: Option<String>, until: Option<u64>) -> Vec<WhyEntry> {
-        let is_instance = name.parse::<InstanceId>().is_ok();
+    async fn journaled(&self, of: Journaled<'_>, incident: Option<String>, until: Option<u64>) -> Vec<WhyEntry> {
+        let (subject, service) = match of {
+            Journaled::Address(address) => (Some(format!("vip/{address}")), None),
+            Journaled::Name(name) if name.parse::<InstanceId>().is_ok() => (Some(format!("instance/{name}")), None),
+            Journaled::Name(name) => (None, Some(name.to_owned())),
+        };
         let query = journal::EventQuery {
-            subject: is_instance.then(|| format!("instance/{name}")),
-            service: (!is_instance).then(|| name.to_owned()),
+            subject,
+            service,
             incident,
             until_wall_ms: until,
             limit: 40,
@@ -359,6 +382,33 @@ impl Core {
     pub(crate) async fn metrics(&self) -> (&'static str, String) {
         self.metrics.encode()
     }
+}
+
+/// Whose events are read.
+enum Journaled<'a> {
+    Name(&'a str),
+    Address(std::net::IpAddr),
+}
+
+fn now_of_address(seen: &status::VirtualIp) -> String {
+    let mut text = seen.state.replace('_', " ");
+    if let Some(interface) = &seen.interface {
+        text.push_str(&format!(" on {interface}"));
+    }
+    let left = |ms: u64| human(std::time::Duration::from_millis(ms));
+    for (what, value) in [
+        ("owner", seen.owner.clone()),
+        ("lease left", seen.lease_left_ms.map(left)),
+        ("kernel lets go in", seen.kernel_left_ms.map(left)),
+    ] {
+        if let Some(value) = value {
+            text.push_str(&format!(", {what} {value}"));
+        }
+    }
+    if let Some(reason) = &seen.reason {
+        text.push_str(&format!("\n  {reason}"));
+    }
+    text
 }
 
 pub(super) fn service(s: &ServiceStatus, now: Timestamp) -> Service {

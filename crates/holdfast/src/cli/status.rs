@@ -66,6 +66,10 @@ pub(super) fn render(status: &Status, style: Style, width: usize) -> String {
         text.push('\n');
         text.push_str(&balancers(status, style, width));
     }
+    if status.balancers.values().any(|b| !b.virtual_ips.is_empty()) {
+        text.push('\n');
+        text.push_str(&virtual_ips(status, style, width));
+    }
     if let Some(next) = next(status) {
         text.push_str(&format!("\n{} {next}\n", style.cyan("next:")));
     }
@@ -180,6 +184,33 @@ fn balancers(status: &Status, style: Style, width: usize) -> String {
         row.extend((0..3).map(|n| windows.get(n).map_or_else(|| "-".into(), |w| percent(w, style))));
         row.push(endpoints(balancer));
         rows.push(row);
+    }
+    table(&rows, width)
+}
+
+fn virtual_ips(status: &Status, style: Style, width: usize) -> String {
+    let names = ["VIRTUAL IP", "HERE", "FOR", "OWNER", "LEASE LEFT", "KERNEL LETS GO IN", "WHY"];
+    let mut rows = vec![header(&names, style)];
+    let mut all: Vec<_> = status.balancers.values().flat_map(|b| &b.virtual_ips).collect();
+    all.sort_by(|a, b| a.address.cmp(&b.address));
+    all.dedup_by(|a, b| a.address == b.address);
+    let left = |ms: Option<u64>| ms.map_or_else(|| "-".into(), |ms| human(Duration::from_millis(ms)));
+    for ip in all {
+        let state = match ip.state.as_str() {
+            "owned" => style.green(&ip.state),
+            "conflict" => style.red(&ip.state),
+            "standby" => ip.state.clone(),
+            _ => style.yellow(&ip.state),
+        };
+        rows.push(vec![
+            ip.address.clone(),
+            state,
+            human(Duration::from_millis(ip.since_ms)),
+            ip.owner.clone().unwrap_or_else(|| "-".into()),
+            left(ip.lease_left_ms),
+            left(ip.kernel_left_ms),
+            ip.reason.clone().unwrap_or_default(),
+        ]);
     }
     table(&rows, width)
 }

@@ -270,10 +270,9 @@ impl Machine {
             return Some(if campaign { Action::Campaign } else { Action::Withdraw });
         }
         let until = self.confirmed(now).map(|confirmed| self.settings.kernel_until(confirmed));
-        if let Some(until) = until.filter(|until| lifetime(now, *until).is_some()) {
-            if let Some(action) = self.claim(now, until) {
-                return Some(action);
-            }
+        let claimed = until.filter(|until| lifetime(now, *until).is_some()).and_then(|until| self.claim(now, until));
+        if claimed.is_some() {
+            return claimed;
         }
         if self.wants_to_ask(now) && !self.asking && now >= self.ask_at {
             self.asking = true;
