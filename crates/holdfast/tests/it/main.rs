@@ -17,3 +17,4 @@ mod notify;
 mod starting;
 mod torture;
 mod traffic;
+mod virtual_ip;
