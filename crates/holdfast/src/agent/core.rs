@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
+use holdfast_cluster::Store;
 use holdfast_cluster::embedded::Embedded;
 use holdfast_cluster::records::{self, Records};
 use holdfast_config::{Config, Environment, Port};
@@ -389,7 +390,14 @@ impl Core {
 }
 
 /// Through a weak reference, because the tasks are part of what they look at.
-fn vip_context(core: &Weak<Core>, store: &Embedded, node: &NodeId, life: &str, epoch: u64) -> vip::Context {
+fn vip_context(
+    core: &Weak<Core>,
+    store: &Embedded,
+    member: Option<&Arc<Member>>,
+    node: &NodeId,
+    life: &str,
+    epoch: u64,
+) -> vip::Context {
     let (seen, told, kept) = (core.clone(), core.clone(), core.clone());
     let (node, life, started) = (node.to_string(), life.to_owned(), clock::now());
     let name = node.clone();
@@ -407,12 +415,16 @@ fn vip_context(core: &Weak<Core>, store: &Embedded, node: &NodeId, life: &str, e
         }
     };
     vip::Context {
-        store: Arc::new(store.clone()),
+        store: member.map_or_else(|| Arc::new(store.clone()) as Arc<dyn Store>, |m| m.store.clone()),
         clock: holdfast_cluster::boot_clock(),
+        holder: member.map_or_else(|| node.clone(), |m| m.holder()),
         node,
         epoch,
         life,
-        peers: Arc::new(vip::Alone),
+        peers: match member {
+            Some(member) => Arc::new(member::CarriersOf { member: member.clone(), core: core.clone() }),
+            None => Arc::new(vip::Alone),
+        },
         well: Arc::new(well),
         event: Arc::new(event),
         journal: Arc::new(journal),

@@ -4,6 +4,7 @@
 //! locally, so that an agent starts, and goes on, while the shared store is away.
 
 mod asked;
+mod carriers;
 mod following;
 mod leading;
 mod linking;
@@ -37,6 +38,7 @@ use super::core::Core;
 use crate::failure::{Exit, Failure};
 
 pub(crate) use asked::alone;
+pub(crate) use carriers::CarriersOf;
 pub(crate) use linking::Heard;
 pub(crate) use remote::remotes;
 
@@ -201,6 +203,11 @@ impl Member {
 
     fn count(&self, count: impl FnOnce(&mut Option<Leading>)) {
         count(&mut self.leading.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Of leases: an agent under the same name with another data directory is somebody else.
+    pub(crate) fn holder(&self) -> String {
+        format!("{}#{}", self.name, self.identity)
     }
 
     fn set_trouble(&self, trouble: Option<String>) {

@@ -8,6 +8,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Clock,
     pub(crate) node: String,
+    /// The same for one data directory only: names the holder of a lease.
+    pub(crate) holder: String,
     pub(crate) epoch: u64,
     /// This life of the agent; tells its campaigns from those of others.
     pub(crate) life: String,
@@ -78,11 +81,13 @@ impl Shared {
 pub(crate) struct Vips {
     context: Context,
     running: Mutex<BTreeMap<IpAddr, Running>>,
+    /// It is known which addresses there are.
+    applied: AtomicBool,
 }
 
 impl Vips {
     pub(crate) fn new(context: Context) -> Vips {
-        Vips { context, running: Mutex::default() }
+        Vips { context, running: Mutex::default(), applied: AtomicBool::new(false) }
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Running>> {
@@ -103,6 +108,7 @@ impl Vips {
         for (address, want) in wanted {
             running.entry(address).or_insert_with(|| self.start(want));
         }
+        self.applied.store(true, Ordering::SeqCst);
     }
 
     fn start(&self, want: Want) -> Running {
@@ -123,12 +129,13 @@ impl Vips {
     }
 
     /// Another node asks, because the store does not answer it; *clear* binds this node.
-    #[allow(dead_code, reason = "asked over the agents' link, which is not here yet")]
     pub(crate) fn asked(&self, address: IpAddr) -> Answer {
         let running = self.running();
-        let Some(one) = running.get(&address) else { return Answer::Clear };
+        let Some(one) = running.get(&address) else {
+            // An agent that has just begun may find the address in its kernel.
+            return if self.applied.load(Ordering::SeqCst) { Answer::Clear } else { Answer::Claims };
+        };
         let mut machine = one.shared.machine.lock().unwrap_or_else(PoisonError::into_inner);
-        // A task that has not begun has promised nothing and holds nothing, but may find the address in its kernel.
         machine.as_mut().map_or(Answer::Claims, |m| m.asked((self.context.clock)()))
     }
 }

@@ -70,7 +70,7 @@ impl Net {
     }
 
     fn mac_of_node(&self) -> String {
-        let text = ip(&format!("-n {} -o link show dev eth0", self.node)).unwrap();
+        let text = ip(&format!("-n {} -o link show dev eth0", self.node)).expect("it was made");
         text.split_whitespace().skip_while(|w| *w != "link/ether").nth(1).expect("a veth has one").to_owned()
     }
 
@@ -126,14 +126,14 @@ impl Monitor {
         let (out, told) = (child.stdout.take().expect("it is piped"), lines.clone());
         std::thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(Result::ok).filter(|l| l.contains(ADDRESS)) {
-                told.lock().unwrap().push(line);
+                told.lock().expect("nobody panics with it").push(line);
             }
         });
         Monitor { child, lines }
     }
 
     fn lines(&self) -> Vec<String> {
-        self.lines.lock().unwrap().clone()
+        self.lines.lock().expect("nobody panics with it").clone()
     }
 }
 

@@ -106,7 +106,8 @@ impl Machine {
         if self.kernel == Kernel::Ours {
             return Answer::Holds;
         }
-        if self.lease.is_some() {
+        // Nor does it say what it does not know yet.
+        if self.lease.is_some() || !self.looked {
             return Answer::Claims;
         }
         if self.settings.rules.promise {

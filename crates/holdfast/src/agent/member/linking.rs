@@ -1,7 +1,7 @@
 //! Agents look at each other directly: the second source before anybody is called lost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use holdfast_cluster::Txn;
 use holdfast_cluster::members::{LINKS, Links, put};
 use holdfast_host::clock;
 use holdfast_policy::Timestamp;
+use holdfast_policy::vip::Answer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::Member;
+use super::{Member, carriers};
 use crate::agent::core::Core;
 
 /// Each machine looks at each other this often.
@@ -41,13 +42,13 @@ pub(crate) enum Link {
     Refused,
 }
 
-pub(super) fn start(member: &Arc<Member>, _core: &Arc<Core>) {
-    tokio::spawn(answer(member.clone()));
+pub(super) fn start(member: &Arc<Member>, core: &Arc<Core>) {
+    tokio::spawn(answer(member.clone(), core.clone()));
     tokio::spawn(ask(member.clone()));
     tokio::spawn(tell(member.clone()));
 }
 
-async fn answer(member: Arc<Member>) {
+async fn answer(member: Arc<Member>, core: Arc<Core>) {
     let listener = loop {
         match TcpListener::bind(SocketAddr::new(member.address, 0)).await {
             Ok(listener) => break listener,
@@ -65,13 +66,19 @@ async fn answer(member: Arc<Member>) {
             continue;
         };
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let name = member.name.to_string();
+        let (name, core) = (member.name.to_string(), core.clone());
         tokio::spawn(async move {
             let _place = place;
             let greeted = tokio::time::timeout(ANSWER, async {
                 let line = read_line(&mut stream).await?;
-                (line == HELLO).then_some(())?;
-                stream.write_all(format!("{HELLO} {name}\n").as_bytes()).await.ok()
+                let more = line.strip_prefix(HELLO)?;
+                // About itself, or about a virtual address.
+                let told = match more.strip_prefix(" vip ") {
+                    Some(address) => format!(" {}", carriers::word(core.vips.asked(address.parse().ok()?))),
+                    None if more.is_empty() => String::new(),
+                    None => return None,
+                };
+                stream.write_all(format!("{HELLO} {name}{told}\n").as_bytes()).await.ok()
             });
             let _ = greeted.await;
         });
@@ -112,6 +119,17 @@ async fn ask(member: Arc<Member>) {
         let spent = clock::now().since(began);
         tokio::time::sleep(LOOK_EVERY.saturating_sub(spent).max(Duration::from_millis(10))).await;
     }
+}
+
+/// What the machine `name` says of a virtual address; `None` when it does not answer.
+pub(super) async fn ask_about(addr: SocketAddr, name: &str, address: IpAddr) -> Option<Answer> {
+    let asked = tokio::time::timeout(ANSWER, async {
+        let mut stream = TcpStream::connect(addr).await.ok()?;
+        stream.write_all(format!("{HELLO} vip {address}\n").as_bytes()).await.ok()?;
+        read_line(&mut stream).await
+    });
+    let line = asked.await.ok()??;
+    carriers::answer(line.strip_prefix(&format!("{HELLO} {name} "))?)
 }
 
 async fn look(addr: SocketAddr, name: &str) -> Link {

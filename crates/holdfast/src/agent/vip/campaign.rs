@@ -52,7 +52,7 @@ pub(super) struct Campaigner {
 
 impl Campaigner {
     fn campaign(&self) -> Campaign {
-        let Context { store, clock, node, epoch, life, .. } = self.context.clone();
+        let Context { store, clock, holder: node, epoch, life, .. } = self.context.clone();
         Campaign {
             store,
             key: key(&self.want),
@@ -109,7 +109,8 @@ impl Campaigner {
     }
 
     fn note(&self, held: &KeyValue) -> Option<Before> {
-        let node = serde_json::from_slice::<Holder>(&held.value).ok()?.node;
+        let holder = serde_json::from_slice::<Holder>(&held.value).ok()?.node;
+        let node = holder.split_once('#').map_or(holder.as_str(), |(node, _)| node).to_owned();
         self.note_owner(Some(node.clone()));
         Some(Before { node, revision: held.create_revision, gone: (self.context.clock)(), planned: false })
     }

@@ -74,6 +74,7 @@ impl Node {
             store,
             clock: holdfast_cluster::boot_clock(),
             node: name.to_owned(),
+            holder: name.to_owned(),
             epoch: 1,
             life: format!("{:?}", std::time::Instant::now()),
             peers,
