@@ -1,5 +1,7 @@
 //! A virtual address of the real binary, in a network namespace with a client beside it: claimed, kept, and gone in time.
 
+mod pair;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
