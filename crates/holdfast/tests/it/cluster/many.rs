@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_cluster::etcd::{Etcd, Options};
 use holdfast_cluster::members::{
@@ -162,14 +162,7 @@ fn state(name: &str, assignment: &Assignment) -> NodeState {
     }
 }
 
-/// Waits until a figure of the API holds.
-pub(super) fn within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + limit;
-    while Instant::now() < end {
-        if holds() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    false
+/// How long it is looked whether anybody writes although nothing happens.
+pub(super) fn hold_still(time: Duration) {
+    std::thread::sleep(time);
 }
