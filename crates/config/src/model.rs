@@ -48,6 +48,9 @@ pub struct Cluster {
     pub name: String,
     /// `http://` or `https://`, host and port.
     pub etcd: Vec<String>,
+    /// Holdfast runs etcd itself, on the machines that say so.
+    pub managed: bool,
+    pub etcd_program: String,
     /// `default`, `fast` or `wan`.
     pub lease_profile: &'static str,
     pub lease: Timings,
@@ -67,10 +70,16 @@ pub struct Machine {
     pub host: Option<String>,
     pub rack: Option<String>,
     pub zone: Option<String>,
+    /// Runs a member of a managed etcd.
+    pub etcd: bool,
     pub labels: BTreeMap<String, String>,
     pub cpus: Option<u32>,
     pub memory_bytes: Option<u64>,
 }
+
+/// Of managed etcd members.
+pub const ETCD_CLIENT_PORT: u16 = 2379;
+pub const ETCD_PEER_PORT: u16 = 2380;
 
 /// What an instance reserves of its machine; used for placement only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

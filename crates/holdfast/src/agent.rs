@@ -86,6 +86,9 @@ async fn run(layout: &Layout) -> Result<Exit, Failure> {
     let core = start(layout).await?;
     let listener = server::bind(layout)?;
     let api = tokio::spawn(server::serve(listener, core.clone()));
+    if let Some(member) = &core.member {
+        member::keeping::prepare(member, &core).await;
+    }
     core.resume_desired().await;
     if let Some(member) = &core.member {
         member.start(&core);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use holdfast_cluster::Store;
 use holdfast_cluster::embedded::Embedded;
 use holdfast_cluster::records::{self, Records};
-use holdfast_config::{Config, Environment, Port};
+use holdfast_config::{Config, Environment, Port, Service};
 use holdfast_host::{clock, listen};
 use holdfast_observe::journal::{self, Journal};
 use holdfast_observe::metrics::Metrics;
@@ -59,6 +59,8 @@ pub(crate) struct Core {
     pub(crate) member: Option<Arc<Member>>,
     /// Endpoints on other machines may have changed.
     remotes: watch::Sender<u64>,
+    /// The member of etcd that holdfast runs here.
+    own_etcd: std::sync::Mutex<Option<Service>>,
     /// Why instances are not where they should be, as the leader (here) says.
     held: std::sync::Mutex<BTreeMap<String, String>>,
     /// One change of the wanted state at a time.
@@ -123,6 +125,7 @@ impl Core {
             resume_trouble: std::sync::Mutex::default(),
             member,
             remotes: watch::Sender::new(0),
+            own_etcd: std::sync::Mutex::default(),
             held: std::sync::Mutex::default(),
             changing: Mutex::new(()),
             migrated: watch::Sender::new(false),
@@ -264,7 +267,9 @@ impl Core {
         };
         self.metrics_port.serve(config.node.metrics, metrics, self);
         self.planes.set_config(&local, sockets);
-        self.services.apply(&self.scaled(&config), vec![internal]).await.map_err(|e| services_failure(&e))?;
+        let mut parts = vec![internal];
+        parts.extend(self.own_etcd().map(|service| Internal { service, listeners: Vec::new() }));
+        self.services.apply(&self.scaled(&config), parts).await.map_err(|e| services_failure(&e))?;
         self.vips.apply(&local).await;
         self.in_force.send_replace(Some(Arc::new(InForce { config, desired })));
         Ok(())

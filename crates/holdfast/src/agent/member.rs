@@ -6,6 +6,7 @@
 mod asked;
 mod carriers;
 mod following;
+pub(crate) mod keeping;
 mod leading;
 mod linking;
 pub(crate) mod migrate;
@@ -62,6 +63,8 @@ pub(crate) struct Seen {
 pub(crate) struct Member {
     pub(crate) name: NodeId,
     pub(crate) cluster: Cluster,
+    /// The file that it started with.
+    config: Config,
     pub(crate) address: IpAddr,
     pub(crate) etcd: Etcd,
     pub(crate) store: Arc<dyn Store>,
@@ -113,6 +116,7 @@ impl Member {
         let token = local.get(TOKEN.into()).await.ok().flatten().and_then(|kv| String::from_utf8(kv.value).ok());
         Ok(Some(Arc::new(Member {
             name: name.clone(),
+            config: config.clone(),
             cluster,
             address,
             etcd,
@@ -132,6 +136,7 @@ impl Member {
 
     /// Begins to take part, for as long as the agent lives.
     pub(crate) fn start(self: &Arc<Self>, core: &Arc<Core>) {
+        keeping::start(self, core);
         linking::start(self, core);
         tokio::spawn(watching::run(self.clone(), core.clone()));
         tokio::spawn(presence::run(self.clone(), core.clone()));

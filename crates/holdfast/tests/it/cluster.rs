@@ -216,3 +216,34 @@ fn a_machine_that_was_alone_becomes_the_first_of_a_cluster() {
     rate.let_pass(100);
     rate.finish().none_failed();
 }
+
+#[test]
+fn holdfast_runs_etcd_and_replaces_a_member_whose_disk_is_lost() {
+    let mut town = Town::managed(3, "fast");
+    town.apply(0, &town.web(3));
+    town.wait_ready(3);
+    let members = |town: &Town| -> Vec<serde_json::Value> {
+        serde_json::from_str(&town.sites[0].run(&["cluster", "members", "--json"]).stdout).unwrap_or_default()
+    };
+    let well = |town: &Town| members(town).iter().filter(|m| m["answers"] == true && m["name"] != "").count();
+    town.sites[0].wait_for("three members", || well(&town) == 3);
+    let snapshot = town.sites[0].path().join("snapshot.db");
+    town.sites[0].ok(&["cluster", "snapshot", &snapshot.to_string_lossy()]);
+    assert!(std::fs::metadata(&snapshot).is_ok_and(|m| m.len() > 1000));
+    let rate = Rate::start(town.port, town.port, RATE);
+    town.kill_machine(2);
+    std::fs::remove_dir_all(town.sites[2].data().join("etcd")).expect("its data was there");
+    town.sites[0].wait_for("two members to go on", || well(&town) == 2 && town.ready() == 3);
+    town.sites[2].up();
+    town.sites[0].wait_for("a new member in its place", || well(&town) == 3);
+    town.wait_for_all();
+    rate.let_pass(100);
+    rate.finish().none_failed();
+    // An agent that is replaced keeps the member that it started.
+    let before = members(&town);
+    crate::site::kill(town.sites[1].pid_of_agent(), "KILL");
+    town.sites[1].wait_for("its agent to be back", || town.sites[1].api("/v1/ping") != serde_json::Value::Null);
+    town.wait_for_all();
+    assert_eq!(members(&town).len(), before.len());
+    assert!(town.sites[1].living().iter().filter(|(_, text)| text.contains("--initial-cluster")).count() == 1);
+}

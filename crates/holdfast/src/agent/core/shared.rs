@@ -5,8 +5,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use holdfast_cluster::records;
-use holdfast_config::{Config, Environment};
+use holdfast_config::{Config, Environment, Service};
 use holdfast_policy::NodeId;
+use holdfast_services::Internal;
+use holdfast_services::supervisor::Placement;
 use tokio::sync::watch;
 
 use super::{Core, InForce, member, parse};
@@ -177,6 +179,35 @@ impl Core {
         }
         // The answer to whoever asked goes first.
         tokio::time::sleep(ANSWER_FIRST).await;
+    }
+
+    pub(super) fn own_etcd(&self) -> Option<Service> {
+        self.own_etcd.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_own_etcd(&self, service: Service) {
+        *self.own_etcd.lock().unwrap_or_else(PoisonError::into_inner) = Some(service);
+    }
+
+    /// Starts it although nothing was applied yet, which needs it.
+    pub(crate) async fn run_own_etcd(self: &Arc<Self>, config: &Config) -> Result<(), Failure> {
+        let _one = self.changing.lock().await;
+        let empty = Config { services: BTreeMap::new(), balancers: BTreeMap::new(), ..config.clone() };
+        let (config, is_new) = match self.in_force() {
+            Some(in_force) => (in_force.config.clone(), false),
+            None => (Arc::new(empty), true),
+        };
+        if is_new {
+            self.services.place(Some(Placement::new())).await.map_err(|e| super::services_failure(&e))?;
+        }
+        let mut parts: Vec<Internal> = Vec::new();
+        if !is_new {
+            let local = self.local(&config);
+            let listeners = self.planes.sockets().into_iter().collect();
+            parts.push(Internal { service: self.planes.service(&local)?, listeners });
+        }
+        parts.extend(self.own_etcd().map(|service| Internal { service, listeners: Vec::new() }));
+        self.services.apply(&self.scaled(&config), parts).await.map_err(|e| super::services_failure(&e))
     }
 
     /// A file may not take a running agent into a cluster, out of it, or into another one.

@@ -12,6 +12,7 @@ use holdfast_policy::balance;
 
 use crate::agent::core::Core;
 use crate::agent::member::fits;
+use crate::agent::member::keeping::ETCD;
 use crate::agent::snapshot::Place;
 use crate::agent::view;
 
@@ -126,6 +127,11 @@ impl Core {
         let mut all = Vec::new();
         if let Some(trouble) = member.trouble() {
             all.push(warning("HF0332", trouble, "holdfast explain HF0332"));
+        }
+        let etcd = self.services.status().services.get(ETCD).and_then(|s| s.instances.first().cloned());
+        if let Some(etcd) = etcd.filter(|i| !matches!(i.state, "ready" | "starting" | "launching")) {
+            let message = format!("the member of etcd on this machine does not run: {}", etcd.reason);
+            all.push(warning("HF0339", message, "holdfast logs _etcd; is etcd-server installed?"));
         }
         if !member.in_touch(clock::now()) {
             let message = "etcd does not answer this machine: what runs goes on, and nothing is moved".to_owned();

@@ -15,6 +15,7 @@ pub(super) struct Town {
     pub(super) port: u16,
     addresses: Vec<Ipv4Addr>,
     lease: String,
+    managed: bool,
     file: PathBuf,
     _places: Vec<Place>,
     _dir: tempfile::TempDir,
@@ -28,6 +29,18 @@ impl Town {
         for site in &town.sites {
             site.up();
         }
+        town.wait_for_all();
+        town
+    }
+
+    /// Machines that run etcd themselves and nothing else yet.
+    pub(super) fn managed(machines: usize, lease: &str) -> Town {
+        let town = Town { managed: true, ..Town::empty(machines, lease) };
+        town.write("");
+        std::thread::scope(|scope| {
+            // The first of them has a quorum only once the second is there.
+            town.sites.iter().for_each(|site| drop(scope.spawn(|| site.up())));
+        });
         town.wait_for_all();
         town
     }
@@ -53,7 +66,7 @@ impl Town {
         let sites = (1..=machines).map(|n| Site::member(&format!("n{n}"), &file)).collect();
         let port = free_port();
         let lease = lease.to_owned();
-        Town { sites, etcd, port, addresses, lease, file, _places: places, _dir: dir }
+        Town { sites, etcd, port, addresses, lease, managed: false, file, _places: places, _dir: dir }
     }
 
     /// A file without a cluster.
@@ -64,10 +77,10 @@ impl Town {
 
     pub(super) fn write(&self, services: &str) {
         let endpoints: Vec<String> = self.etcd.endpoints().iter().map(|e| format!("{e:?}")).collect();
-        let mut text =
-            format!("[cluster]\nname = \"town\"\netcd = [{}]\nlease = {:?}\n", endpoints.join(", "), self.lease);
+        let etcd = if self.managed { "\"managed\"".to_owned() } else { format!("[{}]", endpoints.join(", ")) };
+        let mut text = format!("[cluster]\nname = \"town\"\netcd = {etcd}\nlease = {:?}\n", self.lease);
         for (n, address) in self.addresses.iter().enumerate() {
-            text.push_str(&format!("[node.n{}]\naddress = \"{address}\"\n", n + 1));
+            text.push_str(&format!("[node.n{}]\naddress = \"{address}\"\netcd = {}\n", n + 1, self.managed));
         }
         text.push_str(services);
         let text = text.replace("{origin}", &origin().to_string_lossy());
