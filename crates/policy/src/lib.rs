@@ -21,6 +21,7 @@ pub mod hung;
 pub mod incident;
 pub mod lease;
 pub mod rollout;
+pub mod standby;
 
 pub use ids::{Endpoint, Incarnation, InstanceId, NodeId, Role};
 pub use time::Timestamp;
