@@ -15,8 +15,8 @@ mod choice;
 mod tests;
 
 pub use choice::{
-    AfterFault, BACKOFF_FAILURES, CLAIM_AGAIN, CLAIM_STEP, FIRST_STEP, Facts, HOLD, Ineligible, STALENESS_SHARE, Wish, after_fault,
-    claim_delay, eligible, failback_due, hold,
+    AfterFault, BACKOFF_FAILURES, CLAIM_AGAIN, CLAIM_STEP, FIRST_STEP, Facts, HAND_OVER_WINDOW, HAND_OVERS_MAX, HOLD,
+    Ineligible, LAST_WAIT, STALENESS_SHARE, Wish, after_fault, claim_delay, eligible, failback_due, hold,
 };
 
 /// How much of a standby is there before it is needed.
@@ -160,7 +160,7 @@ pub struct Illegal {
 pub struct Member<T> {
     state: State,
     token: Option<T>,
-    /// Highest token it ever had: a lower one is refused.
+    /// Highest token it ever had.
     highest: Option<T>,
 }
 
@@ -181,6 +181,10 @@ impl<T: Ord + Copy> Member<T> {
         self.state
     }
 
+    pub fn highest(&self) -> Option<T> {
+        self.highest
+    }
+
     pub fn token(&self) -> Option<T> {
         self.token
     }
@@ -198,10 +202,11 @@ impl<T: Ord + Copy> Member<T> {
         Ok(self.state)
     }
 
-    /// The lease was won under `token`; a token below one that it had already belongs to a state that was lost.
+    /// The lease was won under `token`. A token that it had already is late news of a lease that it gave back; one below
+    /// belongs to a state that was lost.
     pub fn win(&mut self, token: T) -> Result<State, Illegal> {
         let illegal = Illegal { state: self.state, step: Step::Win };
-        if self.highest.is_some_and(|h| token < h) {
+        if self.highest.is_some_and(|h| token <= h) {
             return Err(illegal);
         }
         self.state = self.state.next(Step::Win).ok_or(illegal)?;

@@ -10,6 +10,8 @@ use crate::Timestamp;
 pub const CLAIM_STEP: Duration = Duration::from_millis(25);
 /// At the very first start the preferred member gets this much time for each rank: programs start unequally fast.
 pub const FIRST_STEP: Duration = Duration::from_millis(500);
+/// Who held the lease last lets the others go first: it has just failed, or was asked to go.
+pub const LAST_WAIT: Duration = Duration::from_millis(500);
 /// Half way to `max_staleness` costs as much rank as this: fresher data goes first.
 pub const STALENESS_SHARE: Duration = Duration::from_millis(200);
 /// A claim of which nothing was heard is made again after this time.
@@ -19,6 +21,11 @@ pub const CLAIM_AGAIN: Duration = Duration::from_secs(2);
 pub const HOLD: Duration = Duration::from_secs(1);
 /// Failures in a row after which a warm or cold service is handed over instead of being started here again.
 pub const BACKOFF_FAILURES: u32 = 3;
+
+/// Unplanned takeovers within [`HAND_OVER_WINDOW`] after which the active member is started where it is, with the back-off
+/// of its shim: a version that crashes everywhere must not be passed round for ever.
+pub const HAND_OVERS_MAX: u32 = 5;
+pub const HAND_OVER_WINDOW: Duration = Duration::from_secs(60);
 
 /// What is known of a member that might take over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +79,7 @@ pub fn eligible(facts: Facts) -> Result<(), Ineligible> {
 
 /// How long an eligible member waits before it claims. From its own facts alone, so that members on different nodes need not ask
 /// each other; bounded, so that the last in rank does not wait for ever for a first that is dead.
-pub fn claim_delay(ordinal: u32, facts: Facts, first: bool) -> Duration {
+pub fn claim_delay(ordinal: u32, facts: Facts, first: bool, last: bool) -> Duration {
     let rank = ordinal.saturating_sub(1).min(16);
     let stale = match (facts.age, facts.max_staleness) {
         (Some(age), Some(max)) if !max.is_zero() => {
@@ -80,7 +87,8 @@ pub fn claim_delay(ordinal: u32, facts: Facts, first: bool) -> Duration {
         }
         _ => Duration::ZERO,
     };
-    stale + rank * if first { FIRST_STEP } else { CLAIM_STEP }
+    let last = if last { LAST_WAIT } else { Duration::ZERO };
+    stale + last + rank * if first { FIRST_STEP } else { CLAIM_STEP }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,10 +97,12 @@ pub enum AfterFault {
     RestartHere,
 }
 
-/// The program of the active member died on its own. `rival`: another member could take over now.
-pub fn after_fault(tier: Tier, failures: u32, rival: bool) -> AfterFault {
+/// The program of the active member died on its own. `rival`: another member could take over now. `recent`: unplanned
+/// takeovers within the window.
+pub fn after_fault(tier: Tier, failures: u32, rival: bool, recent: u32) -> AfterFault {
     match (tier, rival) {
         (_, false) => AfterFault::RestartHere,
+        _ if recent >= HAND_OVERS_MAX => AfterFault::RestartHere,
         (Tier::Hot, true) => AfterFault::HandOver,
         (_, true) if failures >= BACKOFF_FAILURES => AfterFault::HandOver,
         (_, true) => AfterFault::RestartHere,
