@@ -6,6 +6,7 @@ pub(crate) mod files;
 mod ports;
 mod references;
 mod services;
+mod standby;
 mod weak_points;
 
 use std::ops::RangeInclusive;
@@ -50,6 +51,7 @@ pub(crate) fn check(out: &mut Findings, config: &Config, environment: &Environme
     cycles::check(out, config);
     ports::check(out, config, environment);
     services::check(out, config, environment);
+    standby::check(out, config);
     drills::check(out, config);
     weak_points::check(out, config);
 }

@@ -4,11 +4,13 @@ mod balancer;
 mod drill;
 mod node;
 mod service;
+mod standby;
 
 pub(crate) use balancer::{BALANCER, EJECT, LIMITS, RETRY, TIMEOUTS};
 pub(crate) use drill::DRILL;
 pub(crate) use node::NODE;
 pub(crate) use service::{LIVE, LOG, READY, REFERENCE, RESTART, SERVICE, STARTUP, STOP};
+pub(crate) use standby::STANDBY;
 
 /// What a value looks like, with its range. Texts are as the file spells them.
 #[derive(Clone, Copy, Debug)]
@@ -111,9 +113,9 @@ impl Section {
 }
 
 /// In the order of the reference.
-pub(crate) const SECTIONS: [&Section; 15] = [
-    &NODE, &SERVICE, &REFERENCE, &RESTART, &STARTUP, &READY, &LIVE, &STOP, &LOG, &BALANCER, &RETRY, &EJECT, &TIMEOUTS,
-    &LIMITS, &DRILL,
+pub(crate) const SECTIONS: [&Section; 16] = [
+    &NODE, &SERVICE, &REFERENCE, &RESTART, &STARTUP, &READY, &LIVE, &STOP, &LOG, &STANDBY, &BALANCER, &RETRY, &EJECT,
+    &TIMEOUTS, &LIMITS, &DRILL,
 ];
 
 /// Tables that stand at the top of a file.

@@ -7,6 +7,7 @@ mod probe;
 mod restart;
 mod service;
 pub(crate) mod settle;
+mod standby;
 
 pub(crate) use service::signal_name;
 
