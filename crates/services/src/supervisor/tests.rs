@@ -1,6 +1,7 @@
 //! Transcripts: what was told, and what the Supervisor answered.
 
 mod rig;
+mod standby;
 
 use std::time::Duration;
 
