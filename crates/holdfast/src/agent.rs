@@ -121,7 +121,9 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
     let store = Embedded::open(layout.data_dir.join("coord.db"), embedded::Options::default())
         .await
         .map_err(|e| state_failure(layout, &e))?;
-    let epoch = holdfast_cluster::epoch::settle(&store, []).await.map_err(|e| state_failure(layout, &e))?;
+    // A store that was restored or made anew begins an epoch above every token that lies about.
+    let tokens = holdfast_services::tokens(&layout.data_dir);
+    let epoch = holdfast_cluster::epoch::settle(&store, tokens).await.map_err(|e| state_failure(layout, &e))?;
     let life = own_life(layout);
     let records = Records::new(Arc::new(store.clone()));
     let order = records.next_plane_epoch(PLANES, planes::highest_epoch(layout)).await;
@@ -136,6 +138,7 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
             .map_err(|e| Failure::new("HF0311", "cannot find the running binary").because(e))?,
         ports: core::ports(&records).await,
         store: Arc::new(store.clone()),
+        epoch,
         journal: Some(journal.clone()),
         waiting: Some(Arc::new(waiting::Watch::new(planes.clone()))),
         life: life.clone(),

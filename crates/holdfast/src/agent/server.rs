@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 
 use super::core::Core;
-use crate::api::{Applied, Apply, Desired, Done, IncidentQuery, Pause, Restart, Resume, Scale, WhyQuery};
+use crate::api::{Applied, Apply, Desired, Done, IncidentQuery, Pause, Restart, Resume, Scale, Switchover, WhyQuery};
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
 
@@ -44,6 +44,7 @@ fn router(core: Arc<Core>) -> Router {
         .route("/v1/down", post(down))
         .route("/v1/restart", post(restart))
         .route("/v1/scale", post(scale))
+        .route("/v1/switchover", post(switchover))
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
         .route("/metrics", get(metrics))
@@ -109,6 +110,10 @@ async fn restart(State(core): State<Arc<Core>>, Json(request): Json<Restart>) ->
 
 async fn scale(State(core): State<Arc<Core>>, Json(request): Json<Scale>) -> Answer<Done> {
     core.scale(&request.service, request.replicas).await.map(Json)
+}
+
+async fn switchover(State(core): State<Arc<Core>>, Json(request): Json<Switchover>) -> Answer<Done> {
+    core.switch_over(request).await.map(Json)
 }
 
 async fn pause(State(core): State<Arc<Core>>, Json(request): Json<Pause>) -> Answer<Done> {
