@@ -6,6 +6,7 @@ pub(crate) mod files;
 mod ports;
 mod references;
 mod services;
+mod standby;
 mod virtual_ips;
 mod weak_points;
 
@@ -56,6 +57,7 @@ pub(crate) fn check(out: &mut Findings, config: &Config, environment: &Environme
     ports::check(out, config, environment);
     services::check(out, config, environment);
     virtual_ips::check(out, config);
+    standby::check(out, config);
     drills::check(out, config);
     weak_points::check(out, config);
 }

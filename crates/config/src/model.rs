@@ -10,6 +10,7 @@ use std::time::Duration;
 use holdfast_policy::health::Thresholds;
 use holdfast_policy::lease::Timings;
 use holdfast_policy::restart;
+use holdfast_policy::standby::Tier;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -168,6 +169,8 @@ pub struct Service {
     pub max_unavailable: u32,
     /// Must never run twice: deadline from the agent, killed by the shim when it passes.
     pub fenced: bool,
+    /// One active instance, the others stand by; `replicas` counts them all, and the service is `fenced`.
+    pub standby: Option<Standby>,
     pub log: Log,
     /// Labels that its machine must have, each with one of the values; `node` is the machine's name.
     pub on: BTreeMap<String, Vec<String>>,
@@ -204,6 +207,7 @@ impl Service {
             min_available: 0,
             max_unavailable: 1,
             fenced: false,
+            standby: None,
             log: Log { size_bytes_max: 10 << 20, keep: 5 },
             on: BTreeMap::new(),
             apart_from: BTreeSet::new(),
@@ -247,6 +251,97 @@ pub struct Stop {
     pub grace: Duration,
     /// At most this long for requests in flight after leaving the balancer. Default 10 s.
     pub drain: Duration,
+}
+
+/// `standby` of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standby {
+    pub tier: Tier,
+    /// Members beside the active one.
+    pub count: u32,
+    pub warm: Warm,
+    pub promote: Option<Vec<String>>,
+    pub demote: Option<Vec<String>>,
+    /// Must succeed before a takeover from a member that did not give the lease back.
+    pub fence: Option<Vec<String>>,
+    pub sync: Option<Vec<String>>,
+    pub restore: Option<Vec<String>>,
+    pub max_staleness: Option<Duration>,
+    pub sync_every: Duration,
+    pub dry_start: Option<Duration>,
+    pub failback: Failback,
+    pub stable_for: Duration,
+    pub rto: Option<Duration>,
+    pub rpo: Option<Duration>,
+    /// Name of a profile in `policy::lease`.
+    pub lease: &'static str,
+    /// Of each command but `restore`.
+    pub timeout: Duration,
+    pub restore_timeout: Duration,
+}
+
+/// How a warm member is prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warm {
+    Paused,
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failback {
+    Sticky,
+    /// Member 1 takes the service back when it is stable.
+    Preferred,
+}
+
+impl Standby {
+    /// Of this tier with the defaults of the file.
+    pub fn new(tier: Tier, count: u32) -> Standby {
+        let seconds = Duration::from_secs;
+        Standby {
+            tier,
+            count,
+            warm: Warm::Paused,
+            promote: None,
+            demote: None,
+            fence: None,
+            sync: None,
+            restore: None,
+            max_staleness: None,
+            sync_every: seconds(60),
+            dry_start: None,
+            failback: Failback::Sticky,
+            stable_for: seconds(300),
+            rto: None,
+            rpo: None,
+            lease: "default",
+            timeout: seconds(60),
+            restore_timeout: seconds(3600),
+        }
+    }
+
+    pub fn timings(&self) -> Timings {
+        Timings::PROFILES.into_iter().find(|(name, _)| *name == self.lease).map_or(Timings::DEFAULT, |(_, t)| t)
+    }
+
+    /// Nothing of a standby runs before it is needed.
+    pub fn is_started_when_needed(&self) -> bool {
+        self.tier == Tier::Cold || self.is_warm_stopped()
+    }
+
+    fn is_warm_stopped(&self) -> bool {
+        self.tier == Tier::Warm && self.warm == Warm::Stopped
+    }
+
+    /// A standby is stopped (SIGSTOP) once it was ready.
+    pub fn is_paused(&self) -> bool {
+        self.tier == Tier::Warm && self.warm == Warm::Paused
+    }
+
+    /// As the file says it.
+    pub(crate) fn declared_replicas(&self, service: &Service) -> u32 {
+        service.replicas.saturating_sub(self.count)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -8,6 +8,7 @@ mod probe;
 mod restart;
 mod service;
 pub(crate) mod settle;
+mod standby;
 
 pub(crate) use service::signal_name;
 

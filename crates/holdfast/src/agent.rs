@@ -19,6 +19,7 @@ mod waiting;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use holdfast_cluster::Store;
@@ -140,7 +141,9 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
         .map_err(|e| state_failure(layout, &e))?;
     let node = own_name(layout, &store).await;
     let (journal, trouble) = Journal::open(&layout.data_dir, &node.0, journal::Limits::default());
-    let epoch = holdfast_cluster::epoch::settle(&store, []).await.map_err(|e| state_failure(layout, &e))?;
+    // A store that was restored or made anew begins an epoch above every token that lies about.
+    let tokens = holdfast_services::tokens(&layout.data_dir);
+    let epoch = holdfast_cluster::epoch::settle(&store, tokens).await.map_err(|e| state_failure(layout, &e))?;
     let life = own_life(layout);
     let records = Records::new(Arc::new(store.clone()));
     let member = join(&records, &node, &layout.file, Arc::new(store.clone())).await?;
@@ -157,6 +160,7 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
         ports: core::ports(&records).await,
         store: Arc::new(store.clone()),
         leases: member.as_ref().map_or_else(|| Arc::new(store.clone()) as Arc<dyn Store>, |m| m.store.clone()),
+        epoch: member.as_ref().map_or_else(|| Arc::new(AtomicU64::new(epoch)), |m| m.epoch.clone()),
         journal: Some(journal.clone()),
         waiting: Some(Arc::new(waiting::Watch::new(planes.clone()))),
         life: life.clone(),

@@ -38,6 +38,17 @@ pub(crate) struct Scale {
     pub(crate) replicas: u32,
 }
 
+/// `POST /v1/switchover`: makes `to`, or any other member than the present one, the active one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Switchover {
+    pub(crate) service: String,
+    #[serde(default)]
+    pub(crate) to: Option<String>,
+    /// Whatever the age of its data.
+    #[serde(default)]
+    pub(crate) force: bool,
+}
+
 /// `POST /v1/pause`; no name means everything.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pause {

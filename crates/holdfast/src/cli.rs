@@ -120,6 +120,24 @@ enum Command {
         #[arg(value_name = "SERVICE=REPLICAS")]
         what: String,
     },
+    /// Make another member of a redundant service the active one, in order
+    Switchover {
+        service: String,
+        /// For example db-2; any that can take over when left out
+        #[arg(long, value_name = "MEMBER")]
+        to: Option<String>,
+    },
+    /// Make a member active when nobody is, or whatever the age of its data
+    Promote {
+        service: String,
+        /// For example db-2
+        member: Option<String>,
+        /// Even when its data is older than max_staleness: what is missing is lost
+        #[arg(long)]
+        force: bool,
+    },
+    /// Give a redundant service back to its first member
+    Failback { service: String },
     /// Detect and journal, but do nothing
     Pause {
         /// A service; everything when left out
@@ -211,6 +229,12 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Why { name } => block_on(why::run(&common, &name)),
         Command::Restart { target } => block_on(simple::restart(&common, target)),
         Command::Scale { what } => block_on(simple::scale(&common, &what)),
+        Command::Switchover { service, to } => block_on(simple::switch_over(&common, service, to, false)),
+        Command::Promote { service, member, force } => block_on(simple::switch_over(&common, service, member, force)),
+        Command::Failback { service } => {
+            let first = format!("{service}-1");
+            block_on(simple::switch_over(&common, service, Some(first), false))
+        }
         Command::Pause { name, duration, reason } => block_on(simple::pause(&common, name, &duration, reason)),
         Command::Resume { name } => block_on(simple::resume(&common, name)),
         Command::Incidents(options) => block_on(incidents::run(&common, &options)),

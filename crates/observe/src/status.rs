@@ -81,6 +81,40 @@ pub struct Service {
     pub reason: Option<String>,
     /// The command to run next.
     pub next: Option<String>,
+    /// Of a redundant service; `desired` and `ready` then speak of the active instance.
+    pub standby: Option<Standby>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Standby {
+    /// `hot`, `warm` or `cold`.
+    pub tier: String,
+    /// Who holds the lease of the service.
+    pub active: Option<String>,
+    /// Its fencing token, `EPOCH.REVISION`.
+    pub token: Option<String>,
+    pub takeover: Option<Takeover>,
+    /// As declared.
+    pub rto_ms: Option<u64>,
+    pub rpo_ms: Option<u64>,
+    /// What keeps a takeover from going on.
+    pub trouble: Option<String>,
+}
+
+/// The last change of the active member, or its return.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Takeover {
+    pub from: String,
+    pub to: String,
+    /// A switchover; else a failover.
+    pub planned: bool,
+    pub ago_ms: u64,
+    /// As measured.
+    pub rto_ms: u64,
+    /// `None` where holdfast does not keep the data.
+    pub rpo_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -106,6 +140,14 @@ pub struct Instance {
     pub paused: bool,
     /// The machine it is on; absent where there is only one.
     pub node: Option<String>,
+    /// Of a redundant service: `standby`, `promoting`, `active`, …
+    pub role: Option<String>,
+    /// Why it cannot take over now; `None` when it can, or is active.
+    pub unable: Option<String>,
+    /// Time since the last successful `sync` began.
+    pub data_age_ms: Option<u64>,
+    /// Whether its last dry start succeeded.
+    pub dry_start: Option<bool>,
 }
 
 /// Exactly one at a time. `ready` is the only one that new requests go to, except a last `suspect` one.
@@ -121,6 +163,8 @@ pub enum State {
     Running,
     /// Takes requests (a service without a readiness probe is ready as soon as it runs).
     Ready,
+    /// A member of a redundant service that is not the active one and can take over.
+    Standby,
     /// It says itself that it is not ready.
     Unready,
     /// A probe got no answer; whether it hangs or is busy is not known yet.
@@ -143,11 +187,12 @@ pub enum State {
 }
 
 impl State {
-    pub const ALL: [State; 13] = [
+    pub const ALL: [State; 14] = [
         State::Pending,
         State::Starting,
         State::Running,
         State::Ready,
+        State::Standby,
         State::Unready,
         State::Suspect,
         State::Draining,
@@ -166,6 +211,7 @@ impl State {
             State::Starting => "starting",
             State::Running => "running",
             State::Ready => "ready",
+            State::Standby => "standby",
             State::Unready => "unready",
             State::Suspect => "suspect",
             State::Draining => "draining",

@@ -25,6 +25,7 @@ pub mod membership;
 pub mod placement;
 pub mod rolling;
 pub mod rollout;
+pub mod standby;
 pub mod vip;
 
 pub use ids::{Endpoint, Incarnation, InstanceId, NodeId, Role};

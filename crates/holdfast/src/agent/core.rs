@@ -25,7 +25,7 @@ use super::member::{self, Member};
 use super::metrics_port::MetricsPort;
 use super::planes::{Planes, Sockets};
 use super::vip::{self, Vips};
-use crate::api::{Applied, Apply, Desired, Done, Pause, Resume};
+use crate::api::{Applied, Apply, Desired, Done, Pause, Resume, Switchover};
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
 use crate::terminal::human;
@@ -77,6 +77,8 @@ const RESUME_AGAIN: Duration = Duration::from_secs(1);
 
 /// A new agent has found its balancer processes by then, or there are none.
 const PLANES_KNOWN: Duration = Duration::from_secs(10);
+/// A command waits this long for a switchover; a client gives up a little later.
+const SWITCHOVER_TIME: Duration = Duration::from_secs(9);
 
 /// The shared table has a slot for so many endpoints.
 const REPLICAS_MAX: u32 = 1000;
@@ -328,6 +330,15 @@ impl Core {
                 known.replicas
             ),
         })
+    }
+
+    pub(crate) async fn switch_over(&self, request: Switchover) -> Result<Done, Failure> {
+        let Switchover { service, to, force } = request;
+        let to_whom = to.as_deref().unwrap_or("another member");
+        self.audit("switchover", &format!("{service} to {to_whom}"));
+        let done = self.services.switch_over(&service, to.as_deref(), force, SWITCHOVER_TIME).await;
+        let t = done.map_err(|e| services_failure(&e).exit(Exit::Refused))?;
+        Ok(Done { message: format!("{service}: {} is active, {} after {} began to leave", t.to, human(t.rto), t.from) })
     }
 
     pub(crate) async fn pause(&self, request: Pause) -> Result<Done, Failure> {

@@ -19,7 +19,7 @@ mod watching;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -80,6 +80,10 @@ pub(crate) struct Member {
     /// Why this machine is not a member at present.
     trouble: Mutex<Option<String>>,
     token: Mutex<FencingToken>,
+    /// Of the shared store; 0 while it is not known.
+    pub(crate) epoch: Arc<AtomicU64>,
+    /// It was a member under its name at least once: nobody else is.
+    admitted: AtomicBool,
     /// `None` while another leads.
     leading: Mutex<Option<Leading>>,
 }
@@ -114,6 +118,7 @@ impl Member {
         let keep = Txn::always([Op::put(NAME, name.to_string())]);
         local.txn(keep).await.map_err(|e| super::core::store_failure(&e))?;
         let token = local.get(TOKEN.into()).await.ok().flatten().and_then(|kv| String::from_utf8(kv.value).ok());
+        let token: FencingToken = token.and_then(|t| t.parse().ok()).unwrap_or_default();
         Ok(Some(Arc::new(Member {
             name: name.clone(),
             config: config.clone(),
@@ -130,7 +135,9 @@ impl Member {
             contact: AtomicU64::new(0),
             trouble: Mutex::new(None),
             leading: Mutex::new(None),
-            token: Mutex::new(token.and_then(|t| t.parse().ok()).unwrap_or_default()),
+            epoch: Arc::new(AtomicU64::new(token.epoch)),
+            admitted: AtomicBool::new(false),
+            token: Mutex::new(token),
         })))
     }
 
@@ -182,6 +189,7 @@ impl Member {
                 return;
             }
             *known = token;
+            self.epoch.store(token.epoch, Ordering::Release);
         }
         if let Err(error) = self.local.txn(Txn::always([Op::put(TOKEN, token.to_string())])).await {
             tracing::warn!(%error, "the highest token is not kept");

@@ -14,7 +14,7 @@ use tokio::net::UnixListener;
 use super::core::Core;
 use crate::api::{
     Applied, Apply, CanLose, Desired, Done, IncidentQuery, MigrateQuery, NodeChange, Pause, Restart, Resume, Rolling,
-    RollingNext, Scale, WhyQuery,
+    RollingNext, Scale, Switchover, WhyQuery,
 };
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
@@ -47,6 +47,7 @@ fn router(core: Arc<Core>) -> Router {
         .route("/v1/down", post(down))
         .route("/v1/restart", post(restart))
         .route("/v1/scale", post(scale))
+        .route("/v1/switchover", post(switchover))
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
         .route("/v1/node", post(node))
@@ -116,6 +117,10 @@ async fn restart(State(core): State<Arc<Core>>, Json(request): Json<Restart>) ->
 
 async fn scale(State(core): State<Arc<Core>>, Json(request): Json<Scale>) -> Answer<Done> {
     core.scale(&request.service, request.replicas).await.map(Json)
+}
+
+async fn switchover(State(core): State<Arc<Core>>, Json(request): Json<Switchover>) -> Answer<Done> {
+    core.switch_over(request).await.map(Json)
 }
 
 async fn pause(State(core): State<Arc<Core>>, Json(request): Json<Pause>) -> Answer<Done> {

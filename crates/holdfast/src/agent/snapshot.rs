@@ -70,13 +70,13 @@ pub(crate) fn build(
         .values()
         .filter_map(|balancer| {
             let slot = *balancer_slots.get(balancer.name.as_str())?;
-            Some(one(balancer, layout, places, slot))
+            Some(one(config, balancer, layout, places, slot))
         })
         .collect();
     Snapshot { version: VERSION, epoch: order.0, seq: order.1, processes: config.node.balancer_processes, balancers }
 }
 
-fn one(balancer: &Balancer, layout: &Layout, places: &[Place], slot: u16) -> BalancerSnapshot {
+fn one(config: &Config, balancer: &Balancer, layout: &Layout, places: &[Place], slot: u16) -> BalancerSnapshot {
     BalancerSnapshot {
         name: balancer.name.clone(),
         service: balancer.service.clone(),
@@ -123,6 +123,7 @@ fn one(balancer: &Balancer, layout: &Layout, places: &[Place], slot: u16) -> Bal
             size_bytes_max: ACCESS_LOG_BYTES,
             keep: ACCESS_LOGS_KEPT,
         }),
+        redundant: config.services.get(&balancer.service).is_some_and(|s| s.standby.is_some()),
         trusted_proxies: balancer.trusted_proxies.clone(),
         endpoints: places.iter().filter(|p| *p.service == *balancer.service).map(|p| p.endpoint.clone()).collect(),
     }

@@ -162,7 +162,7 @@ fn state(state: EndpointState) -> State {
         EndpointState::Ready => State::Ready,
         EndpointState::Suspect => State::Suspect,
         EndpointState::Draining => State::Draining,
-        EndpointState::NotReady | EndpointState::Gone => State::NotReady,
+        EndpointState::Standby | EndpointState::NotReady | EndpointState::Gone => State::NotReady,
     }
 }
 

@@ -62,6 +62,11 @@ pub(super) fn render(status: &Status, style: Style, width: usize) -> String {
         text.push('\n');
         text.push_str(&instances(status, style, width));
     }
+    let redundant = redundant(status, style);
+    if !redundant.is_empty() {
+        text.push('\n');
+        text.push_str(&redundant);
+    }
     if !status.balancers.is_empty() {
         text.push('\n');
         text.push_str(&balancers(status, style, width));
@@ -140,6 +145,40 @@ fn instances(status: &Status, style: Style, width: usize) -> String {
     table(&rows, width)
 }
 
+/// Whether it can take over, and how old its data is.
+fn standby(instance: &Instance) -> String {
+    let age = instance.data_age_ms.map(|ms| format!("data {} old", human(Duration::from_millis(ms))));
+    let dry = instance.dry_start.map(|passed| format!("dry start {}", if passed { "passed" } else { "failed" }));
+    instance.unable.clone().into_iter().chain(age).chain(dry).collect::<Vec<_>>().join("; ")
+}
+
+/// One line for each redundant service: who is active, and what the last takeover cost beside what is declared.
+fn redundant(status: &Status, style: Style) -> String {
+    let mut text = String::new();
+    for (name, standby) in status.services.iter().filter_map(|(name, s)| Some((name, s.standby.as_ref()?))) {
+        let ms = |ms: u64| human(Duration::from_millis(ms));
+        let active = standby.active.clone().unwrap_or_else(|| style.red("nobody"));
+        let token = standby.token.as_ref().map_or(String::new(), |t| format!(", token {t}"));
+        text.push_str(&format!("{name}: {active} is active ({} standby{token})", standby.tier));
+        if let Some(t) = &standby.takeover {
+            let judge = |measured: u64, declared: Option<u64>| match declared {
+                Some(limit) if measured > limit => style.red(&format!("{} of {}", ms(measured), ms(limit))),
+                Some(limit) => format!("{} of {}", ms(measured), ms(limit)),
+                None => ms(measured),
+            };
+            let what = if t.planned { "switchover" } else { "failover" };
+            let rpo = t.rpo_ms.map_or(String::new(), |rpo| format!(", rpo {}", judge(rpo, standby.rpo_ms)));
+            let rto = judge(t.rto_ms, standby.rto_ms);
+            text.push_str(&format!("; {what} from {} {} ago: rto {rto}{rpo}", t.from, ms(t.ago_ms)));
+        }
+        if let Some(trouble) = &standby.trouble {
+            text.push_str(&format!("; {}", style.red(trouble)));
+        }
+        text.push('\n');
+    }
+    text
+}
+
 fn header(names: &[&str], style: Style) -> Vec<String> {
     names.iter().map(|name| style.dim(name)).collect()
 }
@@ -147,6 +186,7 @@ fn header(names: &[&str], style: Style) -> Vec<String> {
 fn row(instance: &Instance, service: &Service, style: Style) -> Vec<String> {
     let why = match instance.state {
         State::Ready | State::Completed => String::new(),
+        State::Standby => standby(instance),
         _ => instance
             .next
             .clone()
@@ -168,7 +208,7 @@ fn row(instance: &Instance, service: &Service, style: Style) -> Vec<String> {
 pub(super) fn paint(style: Style, state: State) -> String {
     let name = state.name();
     match state {
-        State::Ready | State::Completed => style.green(name),
+        State::Ready | State::Standby | State::Completed => style.green(name),
         State::Failed | State::Backoff | State::Unknown => style.red(name),
         State::Stopped => style.dim(name),
         _ => style.yellow(name),
@@ -246,7 +286,9 @@ fn next(status: &Status) -> Option<String> {
         if let Some(next) = &service.next {
             return Some(next.clone());
         }
-        let worst = instances.first().filter(|i| !matches!(i.state, State::Ready | State::Completed | State::Stopped));
+        let worst = instances
+            .first()
+            .filter(|i| !matches!(i.state, State::Ready | State::Standby | State::Completed | State::Stopped));
         if let Some(worst) = worst {
             return Some(format!("holdfast why {}", worst.id));
         }

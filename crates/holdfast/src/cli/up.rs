@@ -191,7 +191,7 @@ fn not_ready(status: &Status) -> Vec<Waiting> {
     let mut waiting = Vec::new();
     for (name, service) in &status.services {
         for instance in &service.instances {
-            if matches!(instance.state, State::Ready | State::Completed | State::Stopped) {
+            if matches!(instance.state, State::Ready | State::Standby | State::Completed | State::Stopped) {
                 continue;
             }
             let why = match &instance.reason {
@@ -203,6 +203,9 @@ fn not_ready(status: &Status) -> Vec<Waiting> {
                 why,
                 hopeless: instance.state == State::Failed || crash_loop(instance) || is_held(instance),
             });
+        }
+        if service.standby.is_some() && service.ready == 0 {
+            waiting.push(Waiting { name: name.clone(), why: "no member is active yet".into(), hopeless: false });
         }
         if (service.instances.len() as u32) < service.desired {
             waiting.push(Waiting { name: name.clone(), why: "instances not created yet".into(), hopeless: false });

@@ -78,6 +78,7 @@ fn remote(view: &View, node: &str, instance: &InstanceState, doubtful: bool) -> 
         _ if !assigned => return None,
         "ready" if doubtful => EndpointState::Suspect,
         "ready" => EndpointState::Ready,
+        "standby" => EndpointState::Standby,
         "suspect" => EndpointState::Suspect,
         _ => EndpointState::NotReady,
     };
@@ -119,4 +120,7 @@ fn count(elsewhere: &mut Elsewhere, instance: &InstanceState) {
     elsewhere.started +=
         u32::from(matches!(state, State::Ready | State::Running | State::Starting | State::Suspect | State::Unready));
     elsewhere.completed |= state == State::Completed;
+    if instance.able {
+        elsewhere.able = Some(elsewhere.able.map_or(instance.ordinal, |n| n.min(instance.ordinal)));
+    }
 }

@@ -47,8 +47,9 @@ impl Core {
         let scaled = self.scaled(config);
         for (name, service) in services.iter_mut() {
             let Some(declared) = scaled.services.get(name) else { continue };
-            service.desired = declared.replicas;
-            self.add_unplaced(name, service);
+            self.add_unplaced(name, service, declared.replicas);
+            // One is active, the others stand by.
+            service.desired = if declared.standby.is_some() { 1 } else { declared.replicas };
             let good = if service.kind == "job" { State::Completed } else { State::Ready };
             // While one moves, two have its name.
             let ready: BTreeSet<&str> =
@@ -58,9 +59,9 @@ impl Core {
         }
     }
 
-    fn add_unplaced(&self, name: &str, service: &mut Service) {
+    fn add_unplaced(&self, name: &str, service: &mut Service, members: u32) {
         let held = self.held();
-        for ordinal in 1..=service.desired {
+        for ordinal in 1..=members {
             let id = format!("{name}-{ordinal}");
             if service.instances.iter().any(|i| i.id == id) {
                 continue;

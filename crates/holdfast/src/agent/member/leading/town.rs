@@ -225,6 +225,8 @@ pub(in crate::agent::member) fn service(service: &holdfast_config::Service) -> p
         // Two copies of one that must never run twice would wait for each other.
         surge: !service.fenced && service.kind == holdfast_config::Kind::Service,
         movable: service.kind == holdfast_config::Kind::Service,
+        distinct: service.standby.is_some(),
+        crowd_alone: true,
         ..placement::Service::new(&service.name, service.replicas)
     }
 }
@@ -241,14 +243,22 @@ pub(in crate::agent::member) fn assigned(now: Timestamp, view: &View) -> Vec<pla
             let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
             let since = Timestamp::from_nanos(now.as_nanos().saturating_sub(age_ns));
             all.push(placement::Assigned {
-                ready: state.is_some_and(|s| matches!(s.shown.state, State::Ready | State::Completed)),
+                ready: state.is_some_and(|s| s.able || matches!(s.shown.state, State::Ready | State::Completed)),
                 failures: state.map_or(0, |s| s.failures),
-                duty: Duty::Replica,
+                duty: state.map_or(Duty::Replica, duty),
                 ..placement::Assigned::new(instance, node, since)
             });
         }
     }
     all
+}
+
+fn duty(state: &InstanceState) -> Duty {
+    match state.shown.role.as_deref() {
+        None => Duty::Replica,
+        Some("active" | "promoting" | "draining") => Duty::Active,
+        Some(_) => Duty::Standby { eligible: state.able },
+    }
 }
 
 fn state_of<'a>(view: &'a View, node: &str, instance: &str) -> Option<&'a InstanceState> {
