@@ -249,7 +249,10 @@ impl Core {
             return self.records.set_desired(&desired, None).await.map_err(|e| store_failure(&e));
         };
         // Somebody may have applied another file on another machine since this agent looked.
-        let revision = member.records.set_desired(&desired, Some(expected)).await.map_err(|e| store_failure(&e))?;
+        let revision = match member.records.set_desired(&desired, Some(expected)).await {
+            Ok(revision) => revision,
+            Err(error) => member.applied_by_another(&desired, error).await?,
+        };
         self.keep(&desired).await;
         Ok(revision)
     }

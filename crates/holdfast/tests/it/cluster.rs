@@ -1,6 +1,7 @@
 //! Several agents on one machine, each with an address and a data directory of its own, and real etcd.
 
 mod many;
+mod standby;
 mod town;
 
 use std::time::{Duration, Instant};
