@@ -78,7 +78,7 @@ const RESUME_AGAIN: Duration = Duration::from_secs(1);
 /// A new agent has found its balancer processes by then, or there are none.
 const PLANES_KNOWN: Duration = Duration::from_secs(10);
 /// A command waits this long for a switchover; a client gives up a little later.
-const SWITCHOVER_TIME: Duration = Duration::from_secs(9);
+pub(super) const SWITCHOVER_TIME: Duration = Duration::from_secs(9);
 
 /// The shared table has a slot for so many endpoints.
 const REPLICAS_MAX: u32 = 1000;
@@ -339,6 +339,9 @@ impl Core {
         let Switchover { service, to, force } = request;
         let to_whom = to.as_deref().unwrap_or("another member");
         self.audit("switchover", &format!("{service} to {to_whom}"));
+        if let Some(member) = &self.member {
+            return member.switch_over(&service, to.as_deref(), force, self).await;
+        }
         let done = self.services.switch_over(&service, to.as_deref(), force, SWITCHOVER_TIME).await;
         let t = done.map_err(|e| services_failure(&e).exit(Exit::Refused))?;
         Ok(Done { message: format!("{service}: {} is active, {} after {} began to leave", t.to, human(t.rto), t.from) })

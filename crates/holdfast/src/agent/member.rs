@@ -14,6 +14,7 @@ mod presence;
 mod remote;
 mod reporting;
 mod rolling;
+mod switching;
 mod watching;
 
 use std::collections::BTreeMap;

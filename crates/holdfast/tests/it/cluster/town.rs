@@ -118,10 +118,6 @@ impl Town {
         self._dir.path().join("roles")
     }
 
-    pub(super) fn instance(&self, on: usize, id: &str) -> Value {
-        self.instances_of(on).into_iter().find(|i| i["id"] == id).unwrap_or(Value::Null)
-    }
-
     pub(super) fn instances_of(&self, on: usize) -> Vec<Value> {
         crate::site::instances(&self.sites[on].api("/v1/status"))
     }
