@@ -244,7 +244,15 @@ impl Core {
             return self.records.set_desired(&desired, None).await.map_err(|e| store_failure(&e));
         };
         // Somebody may have applied another file on another machine since this agent looked.
-        let revision = member.records.set_desired(&desired, Some(expected)).await.map_err(|e| store_failure(&e))?;
+        let revision = match member.records.set_desired(&desired, Some(expected)).await {
+            Ok(revision) => revision,
+            Err(error) => {
+                // Machines that start together apply the same file at the same moment.
+                let found = member.records.desired().await.ok().flatten();
+                let same = |found: &records::Desired| found.toml == desired.toml && found.source == desired.source;
+                found.filter(|(found, _)| same(found)).ok_or_else(|| store_failure(&error))?.1
+            }
+        };
         self.keep(&desired).await;
         Ok(revision)
     }
