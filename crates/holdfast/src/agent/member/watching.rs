@@ -17,6 +17,9 @@ use crate::agent::core::Core;
 const AGAIN: Backoff =
     Backoff { base: Duration::from_millis(100), factor: 2.0, max: Duration::from_secs(2), jitter: 0.3 };
 
+/// How far the store has come is kept this often at most, so that an older copy is noticed also by an agent that was off
+/// meanwhile.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
 /// Whether it answers is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -65,19 +68,32 @@ async fn round(member: &Member, core: &Core) -> Result<(), Error> {
     let mut view = View::of(&listing);
     let mut watch = member.store.watch(String::new(), listing.revision + 1).await?;
     member.seen.send_replace(Arc::new(Seen { view: view.clone(), fresh: true }));
+    let mut kept = clock::now();
     loop {
         let event = watch.next().await;
         if !view.apply(&event) {
             return Ok(());
         }
         member.touch();
+        if clock::now().since(kept) >= KEEP_EVERY {
+            kept = clock::now();
+            member.keep_token(member.newest(view.revision)).await;
+        }
         member.seen.send_replace(Arc::new(Seen { view: view.clone(), fresh: true }));
+    }
+}
+
+impl Member {
+    /// The highest token that can have been handed out at this revision.
+    fn newest(&self, revision: u64) -> FencingToken {
+        FencingToken { epoch: self.highest_token().epoch, create_revision: revision }
     }
 }
 
 /// A store that was set back to an older copy would hand out tokens a second time: a new epoch starts above all of them.
 async fn notice_older_copy(member: &Member, core: &Core, revision: u64) -> Result<(), Error> {
-    let known = member.highest_token();
+    // Any token up to what was seen may have been handed out.
+    let known = member.newest(member.seen().view.revision).max(member.highest_token());
     let epoch = epoch::settle(&*member.store, [known]).await?;
     if known.epoch > 0 && epoch > known.epoch {
         let reason =
