@@ -82,3 +82,18 @@ fn a_condition_left_open_is_the_strongest_that_fits() {
     assert_eq!(after("web"), [Condition::Ready, Condition::Started, Condition::Completed]);
     assert_eq!(after("api"), [Condition::Started]);
 }
+
+#[test]
+fn in_a_cluster_instances_listen_where_other_machines_reach_them() {
+    let cluster = "[cluster]\nname = \"town\"\netcd = [\"http://10.0.0.9:2379\"]\n";
+    let web = "[service.web]\ncommand = [\"/bin/web\", \"{host}:{port}\"]\n";
+    let machine = Environment { address: Some("10.0.0.1".parse().unwrap()), ..environment() };
+    for (text, host) in [
+        (format!("{cluster}{web}"), "10.0.0.1"),
+        (format!("{cluster}{web}host = \"127.0.0.1\"\n"), "127.0.0.1"),
+        (web.to_owned(), "127.0.0.1"),
+    ] {
+        let loaded = parse(&text, Path::new("/etc/holdfast.toml"), &machine).unwrap();
+        assert_eq!(loaded.config.services["web"].host.to_string(), host, "{text}");
+    }
+}

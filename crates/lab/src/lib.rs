@@ -74,14 +74,14 @@ impl Lab {
         let enclosure = Arc::new(Enclosure::open()?);
         network::bridge(&enclosure)?;
         let apart = if options.etcd_on_nodes { 0 } else { options.etcd };
-        let node = |i: usize| machine::Plan {
+        let node = |i: usize| machine::Blueprint {
             name: format!("node-{}", i + 1),
             number: i + 1,
             disk_bytes: options.disk_bytes,
             clock_offset_s: options.clock_offsets_s.get(i).copied(),
         };
-        let other = |name: String, number| machine::Plan { name, number, disk_bytes: None, clock_offset_s: None };
-        let plans: Vec<machine::Plan> = (0..options.machines)
+        let other = |name: String, number| machine::Blueprint { name, number, disk_bytes: None, clock_offset_s: None };
+        let plans: Vec<machine::Blueprint> = (0..options.machines)
             .map(node)
             .chain((1..=apart).map(|i| other(format!("etcd-{i}"), network::FIRST_ETCD + i)))
             .chain([other("client".into(), network::CLIENT)])
@@ -199,6 +199,13 @@ impl Lab {
     /// Every packet between two machines is lost with this probability.
     pub fn loss(&self, percent: f64) -> Result<Fault> {
         fault::inject(&self.enclosure, &[format!("{} drop", fault::by_chance(percent)?)])
+    }
+
+    /// Every packet between two of these is lost with this probability.
+    pub fn loss_among(&self, machines: &[&Machine], percent: f64) -> Result<Fault> {
+        let names: Vec<String> = machines.iter().map(|machine| format!("\"{}\"", machine.name())).collect();
+        let set = format!("{{ {} }}", names.join(", "));
+        fault::inject(&self.enclosure, &[format!("iifname {set} oifname {set} {} drop", fault::by_chance(percent)?)])
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -58,6 +58,33 @@ pub struct Summary {
     pub latencies: Vec<Duration>,
     /// Milliseconds since 1970 of the first request.
     pub began_ms: u128,
+}
+
+/// A prober at work; it stops when this is dropped.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<Summary>>>,
+}
+
+impl Load {
+    pub(crate) fn start(work: impl FnOnce(&AtomicBool) -> Result<Summary> + Send + 'static) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        Load { stop, thread: Some(thread::spawn(move || work(&flag))) }
+    }
+
+    /// Stops it, waits for the answers that are due, and gives what became of all.
+    pub fn finish(mut self) -> Result<Summary> {
+        self.stop.store(true, Ordering::Relaxed);
+        let done = self.thread.take().and_then(|thread| thread.join().ok());
+        done.unwrap_or_else(|| Err(Error::failed("probe", "the prober panicked")))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 struct Sample {

@@ -14,6 +14,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::cgroup::Cgroup;
 use crate::enclosure::{Enclosure, STEP_LIMIT, first_process};
+use crate::load::{self, Load, Plan};
 use crate::process::Process;
 use crate::running::{children, wait_until};
 use crate::{Direction, Error, Fault, FullDisk, Result, SlowDisk, disk, fault, network};
@@ -23,7 +24,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a machine is, over all its boots.
 #[derive(Clone)]
-pub(crate) struct Plan {
+pub(crate) struct Blueprint {
     /// Also the name of its port of the bridge: at most 15 bytes.
     pub(crate) name: String,
     pub(crate) number: usize,
@@ -31,8 +32,21 @@ pub(crate) struct Plan {
     pub(crate) clock_offset_s: Option<i64>,
 }
 
+/// Into the network namespace of a machine, for one thread and those that it starts.
+struct Entrance {
+    namespace: File,
+    what: String,
+}
+
+impl Entrance {
+    fn enter(&self) -> Result<()> {
+        move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|e| Error::io(&self.what, e.into()))
+    }
+}
+
 pub struct Machine {
-    plan: Plan,
+    plan: Blueprint,
     enclosure: Arc<Enclosure>,
     state: Mutex<State>,
 }
@@ -63,7 +77,7 @@ exec env --ignore-signal=CHLD cat
 "#;
 
 impl Machine {
-    pub(crate) fn build(enclosure: &Arc<Enclosure>, plan: Plan) -> Result<Machine> {
+    pub(crate) fn build(enclosure: &Arc<Enclosure>, plan: Blueprint) -> Result<Machine> {
         let state = Mutex::new(State { boots: 0, running: None, paused: false });
         let machine = Machine { plan, enclosure: enclosure.clone(), state };
         let dir = machine.dir();
@@ -264,20 +278,24 @@ impl Machine {
 
     /// Runs `work` on a thread in its network namespace: it connects and listens there, but is not paused or killed.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let state = self.state();
-        let what = || format!("enter the network of {}", self.name());
-        let init = state.running.as_ref().map(|r| r.init).ok_or_else(|| Error::failed(what(), "it is off"))?;
-        let namespace = File::open(format!("/proc/{init}/ns/net")).map_err(|e| Error::io(what(), e))?;
-        drop(state);
+        let entrance = self.network()?;
         thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).map(|()| work())
-            });
-            match thread.join() {
-                Ok(done) => done.map_err(|e| Error::io(what(), e.into())),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+            let thread = scope.spawn(move || entrance.enter().map(|()| work()));
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// Sends GETs from its network namespace until the time of the plan is over, or it is told to stop.
+    pub fn probe(&self, plan: Plan) -> Result<Load> {
+        let entrance = self.network()?;
+        Ok(Load::start(move |stop| entrance.enter().and_then(|()| load::drive(&plan, stop))))
+    }
+
+    fn network(&self) -> Result<Entrance> {
+        let what = format!("enter the network of {}", self.name());
+        let init = self.init().ok_or_else(|| Error::failed(&what, "it is off"))?;
+        let namespace = File::open(format!("/proc/{init}/ns/net")).map_err(|e| Error::io(&what, e))?;
+        Ok(Entrance { namespace, what })
     }
 
     /// Cuts it off from all others.

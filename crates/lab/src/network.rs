@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::enclosure::Enclosure;
-use crate::machine::Plan;
+use crate::machine::Blueprint;
 use crate::running::{finish, tool};
 use crate::{Error, Result};
 
@@ -39,15 +39,15 @@ pub(crate) fn bridge(enclosure: &Enclosure) -> Result<()> {
 }
 
 /// All machines know each other by name.
-pub(crate) fn write_hosts(enclosure: &Enclosure, plans: &[Plan]) -> Result<()> {
+pub(crate) fn write_hosts(enclosure: &Enclosure, plans: &[Blueprint]) -> Result<()> {
     let lines: String = plans.iter().map(|plan| format!("{} {}\n", address(plan.number), plan.name)).collect();
     let text = format!("127.0.0.1 localhost\n::1 localhost\n{lines}");
     fs::write(enclosure.dir.join("hosts"), text).map_err(|e| Error::io("write the hosts file", e))
 }
 
 /// Connects the network namespace of process `init` to the bridge; the same hardware address at every boot.
-pub(crate) fn plug(enclosure: &Enclosure, plan: &Plan, init: u32) -> Result<()> {
-    let Plan { name, number, .. } = plan;
+pub(crate) fn plug(enclosure: &Enclosure, plan: &Blueprint, init: u32) -> Result<()> {
+    let Blueprint { name, number, .. } = plan;
     unplug(enclosure, plan)?;
     let lines = format!(
         "link add {name} type veth peer name eth0 address 02:00:0a:4d:00:{number:02x} netns {init}\n\
@@ -64,7 +64,7 @@ pub(crate) fn plug(enclosure: &Enclosure, plan: &Plan, init: u32) -> Result<()> 
 }
 
 /// The kernel removes the interfaces of a namespace some time after its last process: this does not wait for it.
-pub(crate) fn unplug(enclosure: &Enclosure, plan: &Plan) -> Result<()> {
+pub(crate) fn unplug(enclosure: &Enclosure, plan: &Blueprint) -> Result<()> {
     // With -force it is no error when it has gone already.
     match enclosure.tool(&["ip", "-force", "-batch", "-"], &format!("link del {}\n", plan.name)) {
         Err(Error::Failed { why, .. }) if why.contains("Cannot find device") => Ok(()),

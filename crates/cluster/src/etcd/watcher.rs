@@ -52,6 +52,7 @@ pub(super) async fn start(
         next,
         untold: next,
         cluster_id: now.header.cluster_id,
+        known: now.header.revision,
         held: Held::default(),
         events,
         limits,
@@ -76,6 +77,8 @@ struct Task {
     /// First revision whose changes were not told. Behind `next` after progress: changes that it overtook are still told.
     untold: u64,
     cluster_id: u64,
+    /// Highest revision that this cluster is known to have had.
+    known: u64,
     held: Held,
     events: mpsc::Sender<Event>,
     limits: Limits,
@@ -161,6 +164,10 @@ impl Task {
             };
             let answer: WatchAnswer = read_streamed(&line)?;
             created |= answer.created;
+            if answer.created && answer.header.revision < self.known {
+                self.ask(index).await?;
+            }
+            self.known = self.known.max(answer.header.revision);
             self.take(answer, line.len()).await?;
         }
     }
@@ -170,7 +177,8 @@ impl Task {
         let body = Bytes::from(probe(&self.key, &self.range_end).to_string());
         let limit = self.client.request_timeout;
         let answer: RangeAnswer = self.client.at(index, "/v3/kv/range", &body, limit, read).await?;
-        self.same_cluster(answer.header.cluster_id)
+        self.same_cluster(answer.header.cluster_id)?;
+        self.same_history(answer.header.revision)
     }
 
     /// Restored from a copy, revisions mean other things than they did.
@@ -179,6 +187,16 @@ impl Task {
             return Ok(());
         }
         tracing::warn!(was = self.cluster_id, is = cluster_id, "etcd: another cluster answers; a watch ends");
+        Err(End::Over)
+    }
+
+    /// Restored with the names that it had, a cluster has its old id too. Only `revision` of a read through the quorum
+    /// tells: a member alone may lag.
+    fn same_history(&self, revision: u64) -> std::result::Result<(), End> {
+        if revision >= self.known {
+            return Ok(());
+        }
+        tracing::warn!(known = self.known, revision, "etcd: it was set back to an older copy; a watch ends");
         Err(End::Over)
     }
 

@@ -86,7 +86,7 @@ pub(crate) static SERVICE: Section = Section {
             Is("127.0.0.1"),
             Replaces,
             r#""127.0.0.1""#,
-            "Address the instances listen on, where probes and balancers reach them.",
+            "Address the instances listen on, where probes and balancers reach them. In a cluster the default is the address of the machine.",
         ),
         key(
             "port",

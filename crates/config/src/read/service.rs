@@ -40,7 +40,8 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str, host: IpA
         group: table.text(out, "group"),
         umask: table.form(out, "umask", umask),
         open_files: table.opt_u32(out, "open_files").map(u64::from),
-        host: table.form(out, "host", ip).unwrap_or(host),
+        // The default of the catalogue is that of a machine alone.
+        host: table.raw("host").and_then(|_| table.form(out, "host", ip)).unwrap_or(host),
         // Without the key, `settle` decides once balancers are known.
         port: table.form(out, "port", port).unwrap_or(Port::None),
         after: after(out, table),

@@ -226,6 +226,7 @@ impl Core {
             _ => self.store_desired(&request, stored.map_or(0, |d| d.revision)).await?,
         };
         let desired = Desired { path: request.path, text: request.text, revision };
+        self.place_first(&config).await?;
         self.put_in_force(config, desired, sockets, metrics).await?;
         if !same {
             self.journal.append(super::agent_event(self, "agent").change(

@@ -5,6 +5,7 @@
 
 mod asked;
 mod carriers;
+mod doubting;
 mod following;
 pub(crate) mod keeping;
 mod leading;
@@ -148,6 +149,7 @@ impl Member {
         linking::start(self, core);
         tokio::spawn(watching::run(self.clone(), core.clone()));
         tokio::spawn(presence::run(self.clone(), core.clone()));
+        tokio::spawn(doubting::run(self.clone(), core.clone()));
         tokio::spawn(following::run(self.clone(), core.clone()));
         tokio::spawn(reporting::run(self.clone(), core.clone()));
         tokio::spawn(leading::run(self.clone(), core.clone()));

@@ -85,7 +85,7 @@ fn edges(manifest: &str) -> BTreeSet<String> {
 }
 
 /// Executables of their own all the same: what such a test does to the machine would disturb every test beside it.
-const ALONE: &[&str] = &["crates/holdfast/tests/alarms"];
+const ALONE: &[&str] = &["crates/holdfast/tests/alarms", "crates/holdfast/tests/lab"];
 
 /// Each test executable is linked anew on two cores: one a crate is enough.
 fn test_executables(

@@ -98,12 +98,15 @@ impl Core {
     pub(super) async fn take_up(self: &Arc<Self>, desired: Desired) -> Result<(), Failure> {
         let config = parse(&desired.text, &desired.path, &self.environment())?;
         let sockets = self.planes.open_sockets(&self.local(&config))?;
-        if let Some(member) = self.member.as_ref().filter(|_| self.in_force().is_none()) {
-            // Nothing is unwanted before it is known what is wanted here.
-            let kept = member.kept_placement(&config).await;
-            self.services.place(Some(kept)).await.map_err(|e| super::services_failure(&e))?;
-        }
+        self.place_first(&config).await?;
         self.put_in_force(config, desired, sockets, None).await
+    }
+
+    /// Of a cluster's first file this machine runs what it was told to before, which may be nothing, and not all of it.
+    pub(super) async fn place_first(&self, config: &Config) -> Result<(), Failure> {
+        let Some(member) = self.member.as_ref().filter(|_| self.in_force().is_none()) else { return Ok(()) };
+        let kept = member.kept_placement(config).await;
+        self.services.place(Some(kept)).await.map_err(|e| super::services_failure(&e))
     }
 
     /// Goes by what was applied on any machine. False when it cannot, which `status` then says.

@@ -17,19 +17,22 @@ use crate::agent::core::Core;
 const AGAIN: Backoff =
     Backoff { base: Duration::from_millis(100), factor: 2.0, max: Duration::from_secs(2), jitter: 0.3 };
 
+/// How far the store has come is kept this often at most, so that an older copy is noticed also by an agent that was off
+/// meanwhile.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
+/// Whether it answers is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
 pub(super) async fn run(member: Arc<Member>, core: Arc<Core>) {
     let mut rng = Rng::from_seed(clock::now().as_nanos());
     let mut failures = 0u32;
-    let mut away = false;
+    tokio::spawn(tell_contact(member.clone(), core.clone()));
     loop {
-        match round(&member, &core, &mut away).await {
+        match round(&member, &core).await {
             Ok(()) => failures = 0,
             Err(error) => {
                 failures = failures.saturating_add(1);
                 tracing::debug!(%error, failures, "the shared store does not answer");
-                if !std::mem::replace(&mut away, true) {
-                    tell(&core, "present", "away", &format!("the shared store does not answer: {error}"));
-                }
             }
         }
         // What was seen stays: it is how things were.
@@ -38,30 +41,59 @@ pub(super) async fn run(member: Arc<Member>, core: Arc<Core>) {
     }
 }
 
+/// A watch looks for another member by itself for as long as it takes, so it does not say that none answers. Lease and
+/// watch together do.
+async fn tell_contact(member: Arc<Member>, core: Arc<Core>) {
+    let mut present = true;
+    // A new agent has not asked yet.
+    tokio::time::sleep(member.cluster.lease.renew).await;
+    loop {
+        let answers = member.in_touch(clock::now());
+        match (std::mem::replace(&mut present, answers), answers) {
+            (true, false) => {
+                tell(&core, "present", "away", "the shared store does not answer; what runs goes on, nothing is moved");
+            }
+            (false, true) => tell(&core, "away", "present", "the shared store answers again"),
+            _ => {}
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 /// One list and the watch after it, until that ends.
-async fn round(member: &Member, core: &Core, away: &mut bool) -> Result<(), Error> {
+async fn round(member: &Member, core: &Core) -> Result<(), Error> {
     let listing = member.store.list(String::new()).await?;
     member.touch();
     notice_older_copy(member, core, listing.revision).await?;
     let mut view = View::of(&listing);
     let mut watch = member.store.watch(String::new(), listing.revision + 1).await?;
     member.seen.send_replace(Arc::new(Seen { view: view.clone(), fresh: true }));
-    if std::mem::replace(away, false) {
-        tell(core, "away", "present", "the shared store answers again");
-    }
+    let mut kept = clock::now();
     loop {
         let event = watch.next().await;
         if !view.apply(&event) {
             return Ok(());
         }
         member.touch();
+        if clock::now().since(kept) >= KEEP_EVERY {
+            kept = clock::now();
+            member.keep_token(member.newest(view.revision)).await;
+        }
         member.seen.send_replace(Arc::new(Seen { view: view.clone(), fresh: true }));
+    }
+}
+
+impl Member {
+    /// The highest token that can have been handed out at this revision.
+    fn newest(&self, revision: u64) -> FencingToken {
+        FencingToken { epoch: self.highest_token().epoch, create_revision: revision }
     }
 }
 
 /// A store that was set back to an older copy would hand out tokens a second time: a new epoch starts above all of them.
 async fn notice_older_copy(member: &Member, core: &Core, revision: u64) -> Result<(), Error> {
-    let known = member.highest_token();
+    // Any token up to what was seen may have been handed out.
+    let known = member.newest(member.seen().view.revision).max(member.highest_token());
     let epoch = epoch::settle(&*member.store, [known]).await?;
     if known.epoch > 0 && epoch > known.epoch {
         let reason =

@@ -1,0 +1,17 @@
+//! Several machines that lose each other, their power and their store, with the real binary on each and real etcd. An
+//! executable of its own, because a lab full of machines disturbs whatever runs beside it; its tests run one by one.
+
+// The other executables use the rest of it.
+#[path = "../it/proof.rs"]
+#[allow(dead_code)]
+mod proof;
+
+mod told;
+mod town;
+
+mod cut_off;
+mod endpoints;
+mod lead;
+mod power;
+mod quiet;
+mod store;
