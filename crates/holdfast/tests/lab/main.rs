@@ -12,6 +12,7 @@ mod town;
 mod cut_off;
 mod endpoints;
 mod lead;
+mod page;
 mod power;
 mod quiet;
 mod store;

@@ -57,10 +57,15 @@ pub(crate) struct Instance {
     pub(crate) pid: u64,
 }
 
+/// Held by whoever has a lab.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Town {
     /// Machines that run nothing of holdfast yet; `None` where no lab is allowed.
     pub(crate) fn build(options: &Options) -> Option<Town> {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = alone();
         let lab = Lab::or_skip(&Options { machines: MACHINES, ..options.clone() })?;
         let town = Town { file: lab.dir().join("holdfast.toml"), lab, _alone: alone };
         town.write(&town.web(REPLICAS));
@@ -320,7 +325,7 @@ fn instances(status: &Value) -> Vec<Instance> {
     all.iter().map(one).collect()
 }
 
-fn finish(mut process: Process) -> Result<String, String> {
+pub(crate) fn finish(mut process: Process) -> Result<String, String> {
     let status = process.wait(COMMAND_LIMIT).map_err(|e| e.to_string())?;
     match status.success() {
         true => Ok(process.stdout()),

@@ -189,6 +189,14 @@ impl Town {
         }
     }
 
+    /// As a virtual machine that is paused: nothing of it runs, and nobody is told.
+    pub(super) fn freeze_machine(&self, n: usize) -> Vec<u32> {
+        let data = self.sites[n].data().to_string_lossy().into_owned();
+        let all = tree(&data);
+        all.iter().for_each(|pid| kill(*pid, "STOP"));
+        all
+    }
+
     /// Another data directory under the name of a machine.
     pub(super) fn twin(&self, n: usize) -> Site {
         Site::member(&format!("n{}", n + 1), &self.file)
