@@ -16,7 +16,6 @@ mod tally;
 mod view;
 mod waiting;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -133,7 +132,7 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
     let epoch = holdfast_cluster::epoch::settle(&store, []).await.map_err(|e| state_failure(layout, &e))?;
     let life = own_life(layout);
     let records = Records::new(Arc::new(store.clone()));
-    let member = join(&records, &node, &layout.file, Arc::new(store.clone())).await?;
+    let member = join(&records, &node, layout, Arc::new(store.clone())).await?;
     let order = records.next_plane_epoch(PLANES, planes::highest_epoch(layout)).await;
     let planes = Planes::open(layout, order.map_err(|e| state_failure(layout, &e))?)?;
     planes.recover_sockets().await;
@@ -165,16 +164,16 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
 async fn join(
     records: &Records,
     node: &NodeId,
-    file: &Path,
+    layout: &Layout,
     local: Arc<dyn Store>,
 ) -> Result<Option<Arc<Member>>, Failure> {
     let applied = records.desired().await.ok().flatten();
     let config = match applied {
         Some((desired, _)) => core::parse(&desired.toml, &desired.source, &Environment::here()).ok(),
-        None => member::bootstrap(file),
+        None => member::bootstrap(&layout.file),
     };
     match config {
-        Some(config) => Member::prepare(&config, node, local).await,
+        Some(config) => Member::prepare(&config, node, local, &layout.data_dir).await,
         None => Ok(None),
     }
 }

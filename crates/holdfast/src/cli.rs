@@ -2,6 +2,7 @@
 
 mod apply;
 mod check;
+mod cluster;
 mod doctor;
 mod down;
 mod drill;
@@ -136,6 +137,11 @@ enum Command {
         #[command(subcommand)]
         command: node::Command,
     },
+    /// The cluster's authority: init, join tokens, certificates
+    Cluster {
+        #[command(subcommand)]
+        command: cluster::Command,
+    },
     /// Whether everything stays up without a machine, or without all that share a label
     CanLose {
         /// For example n3, or rack=r1
@@ -207,6 +213,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Incidents(options) => block_on(incidents::run(&common, &options)),
         Command::Drill(options) => block_on(drill::run(&common, &options)),
         Command::Node { command } => block_on(node::run(&common, command)),
+        Command::Cluster { command } => block_on(cluster::run(&common, command)),
         Command::CanLose { what } => block_on(node::can_lose(&common, &what)),
         Command::Doctor => block_on(doctor::run(&common)),
     }

@@ -12,8 +12,10 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 
 use super::core::Core;
+use super::member::alone;
 use crate::api::{
-    Applied, Apply, CanLose, Desired, Done, IncidentQuery, NodeChange, Pause, Restart, Resume, Scale, WhyQuery,
+    Applied, Apply, CanLose, ClusterInfo, Desired, Done, IncidentQuery, NodeChange, Pause, RenewWish, Restart, Resume,
+    Scale, Token, TokenWish, WhyQuery,
 };
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
@@ -50,6 +52,9 @@ fn router(core: Arc<Core>) -> Router {
         .route("/v1/resume", post(resume))
         .route("/v1/node", post(node))
         .route("/v1/can-lose/{what}", get(can_lose))
+        .route("/v1/cluster", get(cluster))
+        .route("/v1/cluster/token", post(cluster_token))
+        .route("/v1/cluster/renew", post(cluster_renew))
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(core)
@@ -129,6 +134,18 @@ async fn node(State(core): State<Arc<Core>>, Json(request): Json<NodeChange>) ->
 
 async fn can_lose(State(core): State<Arc<Core>>, Path(what): Path<String>) -> Answer<CanLose> {
     core.can_lose(&what).await.map(Json)
+}
+
+async fn cluster(State(core): State<Arc<Core>>) -> Answer<ClusterInfo> {
+    core.member.as_ref().ok_or_else(alone).map(|member| Json(member.info()))
+}
+
+async fn cluster_token(State(core): State<Arc<Core>>, Json(request): Json<TokenWish>) -> Answer<Token> {
+    core.join_token(&request).await.map(Json)
+}
+
+async fn cluster_renew(State(core): State<Arc<Core>>, Json(request): Json<RenewWish>) -> Answer<Done> {
+    core.renew(&request).await.map(Json)
 }
 
 pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Response {

@@ -1,5 +1,6 @@
 //! Several agents on one machine, each with an address and a data directory of its own, and real etcd.
 
+mod security;
 mod town;
 
 use std::time::{Duration, Instant};

@@ -9,7 +9,7 @@ use holdfast_config::{Config, Environment};
 use tokio::sync::watch;
 
 use super::{Core, InForce, member, parse};
-use crate::api::{CanLose, Desired, Done, NodeChange, NodeWish};
+use crate::api::{CanLose, Desired, Done, NodeChange, NodeWish, RenewWish, Token, TokenWish};
 use crate::failure::{Exit, Failure};
 
 /// The store of a cluster that is well answers within milliseconds; a new agent's first look may still be under way.
@@ -145,6 +145,19 @@ impl Core {
             NodeWish::Remove => "remove",
         };
         self.audit(what, &change.name);
+        Ok(done)
+    }
+
+    pub(crate) async fn join_token(&self, wish: &TokenWish) -> Result<Token, Failure> {
+        let token = self.member.as_ref().ok_or_else(member::alone)?.join_token(wish).await?;
+        self.audit("token", wish.node.as_deref().unwrap_or("any machine"));
+        Ok(token)
+    }
+
+    pub(crate) async fn renew(&self, wish: &RenewWish) -> Result<Done, Failure> {
+        let member = self.member.as_ref().ok_or_else(member::alone)?;
+        let done = member.ask_renewal(wish).await?;
+        self.audit("renew", wish.node.as_deref().unwrap_or(&member.name.0));
         Ok(done)
     }
 

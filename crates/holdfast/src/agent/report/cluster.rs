@@ -95,7 +95,10 @@ impl Core {
                 assigned: u32::try_from(assigned).unwrap_or(u32::MAX),
                 ready: u32::try_from(ready).unwrap_or(u32::MAX),
                 revision: state.map_or(0, |s| s.revision),
-                reason: Some(admin.reason).filter(|r| !r.is_empty()).or_else(|| state.and_then(|s| s.trouble.clone())),
+                reason: Some(admin.reason)
+                    .filter(|r| !r.is_empty())
+                    .or_else(|| member.doubt(name))
+                    .or_else(|| state.and_then(|s| s.trouble.clone())),
             };
             (name.clone(), node)
         };
@@ -125,6 +128,8 @@ impl Core {
         if let Some(trouble) = member.trouble() {
             all.push(warning("HF0332", trouble, "holdfast explain HF0332"));
         }
+        let link = member.link_warnings().into_iter();
+        all.extend(link.map(|(code, message, hint)| warning(code, message, &hint)));
         if !member.in_touch(clock::now()) {
             let message = "etcd does not answer this machine: what runs goes on, and nothing is moved".to_owned();
             all.push(warning("HF0410", message, "holdfast doctor; etcdctl endpoint status"));
