@@ -25,6 +25,7 @@ pub use records::{
     offer, proclaim, redeem, take_renewal,
 };
 pub use token::JoinToken;
+pub(crate) use token::{is_same as same_digest, random as random_hex};
 pub use verify::{client_config, pinned, server_config};
 
 use std::time::Duration;

@@ -11,6 +11,7 @@ pub mod embedded;
 pub mod epoch;
 mod error;
 pub mod etcd;
+pub mod keys;
 pub mod members;
 pub mod records;
 mod types;

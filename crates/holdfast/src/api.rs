@@ -261,3 +261,23 @@ pub(crate) struct RenewWish {
     #[serde(default)]
     pub(crate) who: String,
 }
+
+/// `GET /v1/keys`: of API clients.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeyInfo {
+    pub(crate) name: String,
+    pub(crate) role: String,
+    pub(crate) created_wall_ms: u64,
+    pub(crate) by: String,
+}
+
+/// `POST /v1/keys`. The answer to a new one is the key itself, this once.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeyWish {
+    pub(crate) name: String,
+    /// None takes it away.
+    #[serde(default)]
+    pub(crate) role: Option<String>,
+    #[serde(default)]
+    pub(crate) who: String,
+}

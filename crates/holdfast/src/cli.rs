@@ -8,6 +8,7 @@ mod down;
 mod drill;
 mod explain;
 mod incidents;
+mod key;
 mod logs;
 mod node;
 mod simple;
@@ -52,6 +53,12 @@ pub(crate) struct Common {
     /// This machine's name in a cluster [default: the host name]
     #[arg(long, global = true, value_name = "NAME", env = "HOLDFAST_NODE")]
     node: Option<String>,
+    /// Ask the agent of another machine, for example https://10.0.0.1:7400
+    #[arg(long, global = true, value_name = "URL")]
+    remote: Option<String>,
+    /// File with the key for --remote [default: the variable HOLDFAST_KEY]
+    #[arg(long, global = true, value_name = "FILE", env = "HOLDFAST_KEY_FILE")]
+    key: Option<PathBuf>,
     /// Machine-readable output on stdout
     #[arg(long, global = true)]
     json: bool,
@@ -77,7 +84,10 @@ impl Common {
     }
 
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(&self.layout()?))
+        match &self.remote {
+            Some(url) => Client::remote(url, self.key.as_deref()),
+            None => Ok(Client::new(&self.layout()?)),
+        }
     }
 }
 
@@ -142,6 +152,11 @@ enum Command {
         #[command(subcommand)]
         command: cluster::Command,
     },
+    /// Keys for who asks from elsewhere, with roles
+    Key {
+        #[command(subcommand)]
+        command: key::Command,
+    },
     /// Whether everything stays up without a machine, or without all that share a label
     CanLose {
         /// For example n3, or rack=r1
@@ -169,6 +184,26 @@ enum Command {
     Guard { dir: PathBuf },
 }
 
+impl Command {
+    /// It is nothing but requests to an agent.
+    fn is_remote(&self) -> bool {
+        match self {
+            Command::Cluster { command } => command.is_remote(),
+            Command::Status { .. }
+            | Command::Why { .. }
+            | Command::Restart { .. }
+            | Command::Scale { .. }
+            | Command::Pause { .. }
+            | Command::Resume { .. }
+            | Command::Node { .. }
+            | Command::Key { .. }
+            | Command::CanLose { .. }
+            | Command::Incidents(_) => true,
+            _ => false,
+        }
+    }
+}
+
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -194,6 +229,11 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<Exit, Failure> {
     let common = cli.common;
+    if common.remote.is_some() && !cli.command.is_remote() {
+        return Err(Failure::new("HF0389", "this command acts on this machine, not on another one")
+            .hint("run it there, without --remote")
+            .exit(Exit::Usage));
+    }
     match cli.command {
         Command::Check { strict } => check::run(&common, strict),
         Command::Explain { code } => explain::run(&code),
@@ -214,6 +254,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Drill(options) => block_on(drill::run(&common, &options)),
         Command::Node { command } => block_on(node::run(&common, command)),
         Command::Cluster { command } => block_on(cluster::run(&common, command)),
+        Command::Key { command } => block_on(key::run(&common, command)),
         Command::CanLose { what } => block_on(node::can_lose(&common, &what)),
         Command::Doctor => block_on(doctor::run(&common)),
     }

@@ -32,12 +32,13 @@ impl JoinToken {
 }
 
 /// In a time that does not depend on where they differ.
-pub(super) fn is_same(one: &Fingerprint, other: &Fingerprint) -> bool {
+pub(crate) fn is_same(one: &Fingerprint, other: &Fingerprint) -> bool {
     let different = one.bytes().iter().zip(other.bytes()).fold(0u8, |all, (a, b)| all | (a ^ b));
     std::hint::black_box(different) == 0
 }
 
-fn random(bytes: usize) -> Result<String> {
+/// In hexadecimal digits.
+pub(crate) fn random(bytes: usize) -> Result<String> {
     let mut all = vec![0; bytes];
     SystemRandom::new().fill(&mut all).map_err(|_| Error::Make("no random numbers".into()))?;
     Ok(all.iter().map(|byte| format!("{byte:02x}")).collect())

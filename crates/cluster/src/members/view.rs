@@ -8,6 +8,7 @@ use super::record::{Admin, Assignment, Links, NodeState, Registration, read};
 use super::{ADMIN, ALIVE, ASSIGNED, LEADER, LINKS, NODE, RESTART, STATE};
 use crate::authority::{AUTHORITY, RENEWAL};
 use crate::election::Holder;
+use crate::keys::{KEY, Record as Key};
 use crate::records::{DESIRED, Desired, PAUSE, Pause, SCALE, codec};
 use crate::{Change, Event, KeyValue, Listing};
 
@@ -33,6 +34,8 @@ pub struct View {
     pub authority: Option<String>,
     /// Machines that may renew their certificate at once.
     pub renewals: BTreeSet<String>,
+    /// Of API clients.
+    pub keys: BTreeMap<String, Key>,
 }
 
 impl View {
@@ -91,6 +94,8 @@ impl View {
             self.authority = Some(String::from_utf8_lossy(value).into_owned());
         } else if let Some(name) = key.strip_prefix(RENEWAL) {
             self.renewals.insert(name.to_owned());
+        } else if let Some(name) = key.strip_prefix(KEY) {
+            take(key, value, |record| drop(self.keys.insert(name.to_owned(), record)));
         } else if let Some(name) = key.strip_prefix(LINKS) {
             take(key, value, |links| drop(self.links.insert(name.to_owned(), links)));
         }
@@ -122,6 +127,8 @@ impl View {
             self.authority = None;
         } else if let Some(name) = name(RENEWAL) {
             self.renewals.remove(name);
+        } else if let Some(name) = name(KEY) {
+            self.keys.remove(name);
         } else if let Some(name) = name(LINKS) {
             self.links.remove(name);
         }

@@ -14,8 +14,8 @@ use tokio::net::UnixListener;
 use super::core::Core;
 use super::member::alone;
 use crate::api::{
-    Applied, Apply, CanLose, ClusterInfo, Desired, Done, IncidentQuery, NodeChange, Pause, RenewWish, Restart, Resume,
-    Scale, Token, TokenWish, WhyQuery,
+    Applied, Apply, CanLose, ClusterInfo, Desired, Done, IncidentQuery, KeyInfo, KeyWish, NodeChange, Pause, RenewWish,
+    Restart, Resume, Scale, Token, TokenWish, WhyQuery,
 };
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
@@ -36,7 +36,7 @@ impl IntoResponse for Failure {
     }
 }
 
-fn router(core: Arc<Core>) -> Router {
+pub(super) fn router(core: Arc<Core>) -> Router {
     Router::new()
         .route("/v1/ping", get(async || Json(serde_json::json!({ "pid": std::process::id() }))))
         .route("/v1/status", get(async |State(core): State<Arc<Core>>| Json(core.status().await)))
@@ -53,6 +53,7 @@ fn router(core: Arc<Core>) -> Router {
         .route("/v1/node", post(node))
         .route("/v1/can-lose/{what}", get(can_lose))
         .route("/v1/cluster", get(cluster))
+        .route("/v1/keys", get(keys).post(change_keys))
         .route("/v1/cluster/token", post(cluster_token))
         .route("/v1/cluster/renew", post(cluster_renew))
         .route("/metrics", get(metrics))
@@ -138,6 +139,14 @@ async fn can_lose(State(core): State<Arc<Core>>, Path(what): Path<String>) -> An
 
 async fn cluster(State(core): State<Arc<Core>>) -> Answer<ClusterInfo> {
     core.member.as_ref().ok_or_else(alone).map(|member| Json(member.info()))
+}
+
+async fn keys(State(core): State<Arc<Core>>) -> Answer<Vec<KeyInfo>> {
+    core.member.as_ref().ok_or_else(alone).map(|member| Json(member.keys()))
+}
+
+async fn change_keys(State(core): State<Arc<Core>>, Json(request): Json<KeyWish>) -> Answer<Done> {
+    core.change_key(&request).await.map(Json)
 }
 
 async fn cluster_token(State(core): State<Arc<Core>>, Json(request): Json<TokenWish>) -> Answer<Token> {

@@ -61,6 +61,12 @@ pub(super) enum Command {
     },
 }
 
+impl Command {
+    pub(super) fn is_remote(&self) -> bool {
+        matches!(self, Command::Token { .. } | Command::Renew { .. })
+    }
+}
+
 pub(super) async fn run(common: &Common, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Init => init(common).await,

@@ -9,7 +9,7 @@ use holdfast_config::{Config, Environment};
 use tokio::sync::watch;
 
 use super::{Core, InForce, member, parse};
-use crate::api::{CanLose, Desired, Done, NodeChange, NodeWish, RenewWish, Token, TokenWish};
+use crate::api::{CanLose, Desired, Done, KeyWish, NodeChange, NodeWish, RenewWish, Token, TokenWish};
 use crate::failure::{Exit, Failure};
 
 /// The store of a cluster that is well answers within milliseconds; a new agent's first look may still be under way.
@@ -152,6 +152,12 @@ impl Core {
         let token = self.member.as_ref().ok_or_else(member::alone)?.join_token(wish).await?;
         self.audit("token", wish.node.as_deref().unwrap_or("any machine"));
         Ok(token)
+    }
+
+    pub(crate) async fn change_key(&self, wish: &KeyWish) -> Result<Done, Failure> {
+        let done = self.member.as_ref().ok_or_else(member::alone)?.change_key(wish).await?;
+        self.audit(if wish.role.is_some() { "add-key" } else { "remove-key" }, &wish.name);
+        Ok(done)
     }
 
     pub(crate) async fn renew(&self, wish: &RenewWish) -> Result<Done, Failure> {

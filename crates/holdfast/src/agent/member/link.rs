@@ -1,6 +1,7 @@
 //! The link between agents: HTTP/1.1 over mutual TLS where the cluster has an authority, a bare greeting where not.
 
 mod credentials;
+mod gate;
 mod joining;
 mod peers;
 mod plain;

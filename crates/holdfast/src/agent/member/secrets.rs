@@ -5,12 +5,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_cluster::authority::{self, JoinToken, Offer, RENEWAL_VALID, Validity};
+use holdfast_cluster::keys::{self, Key, Role};
 use holdfast_cluster::members::Registration;
 use holdfast_host::clock;
 use holdfast_policy::time::millis;
 
 use super::{Member, authority_failure};
-use crate::api::{ClusterInfo, Done, RenewWish, Token, TokenWish};
+use crate::api::{ClusterInfo, Done, KeyInfo, KeyWish, RenewWish, Token, TokenWish};
 use crate::failure::{Exit, Failure};
 
 /// A token that lies about is a door.
@@ -82,6 +83,40 @@ impl Member {
         let allowed = authority::allow_renewal(&*self.store, name, until, &wish.who).await;
         allowed.map_err(|e| authority_failure(&e, "the renewal is not asked for"))?;
         Ok(Done { message: format!("{name} renews its certificate as soon as it hears of it; see holdfast node list") })
+    }
+
+    pub(crate) fn keys(&self) -> Vec<KeyInfo> {
+        let seen = self.seen();
+        let one = |(name, record): (&String, &keys::Record)| KeyInfo {
+            name: name.clone(),
+            role: record.role.to_string(),
+            created_wall_ms: record.created_wall_ms,
+            by: record.by.clone(),
+        };
+        seen.view.keys.iter().map(one).collect()
+    }
+
+    pub(crate) async fn change_key(&self, wish: &KeyWish) -> Result<Done, Failure> {
+        let failed = |e: authority::Error| authority_failure(&e, "the key was not changed");
+        let usage = |what: String| Err(Failure::new("HF0389", what).hint("holdfast key list").exit(Exit::Usage));
+        let Some(role) = &wish.role else {
+            return match keys::remove(&*self.store, &wish.name).await.map_err(failed)? {
+                true => Ok(Done { message: format!("the key {} is good no more", wish.name) }),
+                false => usage(format!("there is no key {}", wish.name)),
+            };
+        };
+        let Ok(role) = role.parse::<Role>() else { return usage(format!("`{role}` is none of read, operate, admin")) };
+        let credentials = self.credentials();
+        let Some(shown) = &credentials.shown else {
+            return Err(Failure::new("HF0378", "keys are for TLS, and this machine has no certificate")
+                .hint("holdfast cluster init")
+                .exit(Exit::Refused));
+        };
+        let key = Key::new(&wish.name, shown.identity.fingerprint).map_err(failed)?;
+        match keys::add(&*self.store, &key, role, &wish.who, clock::wall_ms()).await.map_err(failed)? {
+            true => Ok(Done { message: key.to_string() }),
+            false => usage(format!("there is a key {} already", wish.name)),
+        }
     }
 
     /// Code, message and hint of what is wrong with the links.

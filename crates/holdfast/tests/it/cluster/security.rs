@@ -169,11 +169,54 @@ fn only_machines_of_the_cluster_are_answered() {
     let fake = Identity::load(&ca, &issued.pem, &request.key_pem).expect("an identity");
     let turned_away = call(link, client_config(&fake).expect("TLS"), "/v1/hello").expect_err("no answer");
     assert!(turned_away.contains("alert"), "{turned_away}");
-    // What the API of the Unix socket can do is not to be had here.
+    // What the API of the Unix socket can do is not to be had without a key, not even by machines.
     for path in ["/v1/status", "/v1/desired", "/metrics"] {
         let answer = call(link, client_config(&member).expect("TLS"), path).expect("an answer");
-        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
+        assert!(answer.starts_with("HTTP/1.1 401"), "{path}: {answer}");
     }
+}
+
+#[test]
+fn who_has_a_key_may_what_its_role_says_from_elsewhere() {
+    let town = Town::start(2, "fast");
+    town.apply(0, &town.web(2));
+    town.wait_ready(2);
+    let desk = town.another("desk");
+    let remote = format!("https://{}", town.link(1));
+    let key = |name: &str, role: &str| {
+        let text = town.sites[0].ok(&["key", "add", name, "--role", role]);
+        let file = desk.path().join(name);
+        std::fs::write(&file, &text).expect("writable");
+        // The agent that is asked hears of it from the store.
+        town.sites[1].wait_for("the key to be known", || town.sites[1].run(&["key", "list"]).stdout.contains(name));
+        file.to_string_lossy().into_owned()
+    };
+    let (looks, works) = (key("looks", "read"), key("works", "operate"));
+    let ask = |file: &str, args: &[&str]| {
+        let mut all = vec!["--remote", &remote, "--key", file];
+        all.extend(args);
+        desk.run(&all)
+    };
+    let status = ask(&looks, &["status", "--json"]);
+    assert!(status.code == 0 && status.stdout.contains("web-1"), "{}{}", status.stdout, status.stderr);
+    refused(&ask(&looks, &["scale", "web=3"]), "HF0389");
+    refused(&ask(&looks, &["key", "list"]), "HF0389");
+    refused(&ask(&works, &["key", "add", "more", "--role", "admin"]), "HF0389");
+    let scaled = ask(&works, &["scale", "web=3"]);
+    assert_eq!(scaled.code, 0, "{}", scaled.stderr);
+    town.wait_ready(3);
+    refused(&ask(&works, &["down"]), "HF0389");
+    assert_eq!(town.ready(), 3, "and nothing was stopped");
+
+    let secret = std::fs::read_to_string(&works).expect("readable");
+    let forged = desk.path().join("forged");
+    std::fs::write(&forged, secret.replace("hfk1.works", "hfk1.looks")).expect("writable");
+    refused(&ask(&forged.to_string_lossy(), &["status"]), "HF0389");
+    town.sites[0].ok(&["key", "remove", "works"]);
+    town.sites[1].wait_for("it to be good no more", || ask(&works, &["status"]).stderr.contains("HF0389"));
+    let log = town.sites[1].agent_log();
+    assert!(log.contains("key works") && log.contains("/v1/scale") && log.contains("403"), "{log}");
+    assert!(!log.contains(&secret[12..40]), "no secret is in the log");
 }
 
 #[test]

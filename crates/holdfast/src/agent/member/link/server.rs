@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::credentials::Shown;
-use super::{ANSWER, Hello, Member, joining, plain, renewing};
+use super::{ANSWER, Hello, Member, gate, joining, plain, renewing};
 use crate::agent::core::Core;
 use crate::failure::{Exit, Failure};
 
@@ -74,13 +74,16 @@ pub(super) struct Site {
 type Asked<T> = Result<Json<T>, Failure>;
 
 fn router(site: Arc<Site>) -> Router {
-    Router::new()
+    let gate = axum::middleware::from_fn_with_state(site.clone(), gate::gate);
+    let api = crate::agent::server::router(site.core.clone()).layer(gate);
+    let link = Router::new()
         .route("/v1/hello", get(hello))
         .route("/v1/ask/{question}/{argument}", get(ask))
         .route("/v1/join", post(joining::join))
         .route("/v1/renew", post(renewing::renew))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
-        .with_state(site)
+        .with_state(site);
+    link.merge(api)
 }
 
 async fn hello(State(site): State<Arc<Site>>, Extension(caller): Extension<Caller>) -> Asked<Hello> {
