@@ -50,6 +50,8 @@ pub struct BalancerSnapshot {
     pub timeouts: Timeouts,
     pub limits: Limits,
     pub access_log: Option<AccessLog>,
+    /// One endpoint is active and others take over: requests wait for that.
+    pub redundant: bool,
     pub trusted_proxies: Vec<IpAddr>,
     pub endpoints: Vec<EndpointSnapshot>,
 }
@@ -68,6 +70,7 @@ impl Default for BalancerSnapshot {
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             access_log: None,
+            redundant: false,
             trusted_proxies: Vec::new(),
             endpoints: Vec::new(),
         }

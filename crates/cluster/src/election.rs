@@ -63,6 +63,23 @@ impl Campaign {
         }
     }
 
+    /// Goes on with the lease of this node's dead predecessor while it lives, under the same token: the role has no gap in
+    /// which another could win it. `None` when there is nothing to go on with.
+    pub async fn resume(&self) -> Result<Option<Leadership>> {
+        let sent = (self.clock)();
+        let Some(found) = self.store.get(self.key.clone()).await? else { return Ok(None) };
+        let ours = serde_json::from_slice::<Holder>(&found.value).is_ok_and(|h| h.node == self.node);
+        let Some(lease) = found.lease.filter(|_| ours && self.own_node_is_dead) else { return Ok(None) };
+        match self.store.keep_alive(lease).await {
+            Ok(_) => {}
+            Err(Error::LeaseNotFound(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let still = self.store.get(self.key.clone()).await?;
+        let same = still.is_some_and(|kv| kv.create_revision == found.create_revision);
+        Ok(same.then(|| self.lead(lease, found.create_revision, sent)))
+    }
+
     /// One try: `None` when another holds the role.
     pub async fn try_win(self) -> Result<Option<Leadership>> {
         match self.attempt().await? {

@@ -33,7 +33,7 @@ impl Role {
         match path {
             "/v1/keys" => Role::Admin,
             _ if looks_only => Role::Read,
-            "/v1/restart" | "/v1/scale" | "/v1/pause" | "/v1/resume" | "/v1/node" => Role::Operate,
+            "/v1/restart" | "/v1/scale" | "/v1/pause" | "/v1/resume" | "/v1/node" | "/v1/switchover" => Role::Operate,
             _ => Role::Admin,
         }
     }

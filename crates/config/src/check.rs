@@ -6,6 +6,8 @@ pub(crate) mod files;
 mod ports;
 mod references;
 mod services;
+mod standby;
+mod virtual_ips;
 mod weak_points;
 
 use std::net::IpAddr;
@@ -54,6 +56,8 @@ pub(crate) fn check(out: &mut Findings, config: &Config, environment: &Environme
     cycles::check(out, config);
     ports::check(out, config, environment);
     services::check(out, config, environment);
+    virtual_ips::check(out, config);
+    standby::check(out, config);
     drills::check(out, config);
     weak_points::check(out, config);
 }

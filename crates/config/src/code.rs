@@ -30,6 +30,9 @@ codes! {
     NOT_FOR_JOBS = "HF0120", "a setting that does not fit a job";
     DRILL_TARGET = "HF0121", "a drill does not fit its target";
     PORTS_SHORT = "HF0123", "there are fewer ports than instances";
+    STANDBY = "HF0342", "a redundant service that cannot work";
+    STANDBY_ONE_NODE = "HF0343", "all members of a redundant service run on one machine";
+    STANDBY_UNSYNCED = "HF0344", "nobody keeps the data of a standby";
     SINGLE_INSTANCE = "HF0140", "one instance is all there is behind a balancer";
     BLOCKS_REPLACEMENT = "HF0141", "`min_available` leaves no instance to replace";
     PLAIN_SECRET = "HF0142", "a secret stands in the file";

@@ -10,6 +10,7 @@ use std::time::Duration;
 use holdfast_policy::health::Thresholds;
 use holdfast_policy::lease::Timings;
 use holdfast_policy::restart;
+use holdfast_policy::standby::Tier;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -48,6 +49,9 @@ pub struct Cluster {
     pub name: String,
     /// `http://` or `https://`, host and port.
     pub etcd: Vec<String>,
+    /// Holdfast runs etcd itself, on the machines that say so.
+    pub managed: bool,
+    pub etcd_program: String,
     /// `default`, `fast` or `wan`.
     pub lease_profile: &'static str,
     pub lease: Timings,
@@ -71,10 +75,16 @@ pub struct Machine {
     pub host: Option<String>,
     pub rack: Option<String>,
     pub zone: Option<String>,
+    /// Runs a member of a managed etcd.
+    pub etcd: bool,
     pub labels: BTreeMap<String, String>,
     pub cpus: Option<u32>,
     pub memory_bytes: Option<u64>,
 }
+
+/// Of managed etcd members.
+pub const ETCD_CLIENT_PORT: u16 = 2379;
+pub const ETCD_PEER_PORT: u16 = 2380;
 
 /// What an instance reserves of its machine; used for placement only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -163,6 +173,8 @@ pub struct Service {
     pub max_unavailable: u32,
     /// Must never run twice: deadline from the agent, killed by the shim when it passes.
     pub fenced: bool,
+    /// One active instance, the others stand by; `replicas` counts them all, and the service is `fenced`.
+    pub standby: Option<Standby>,
     pub log: Log,
     /// Labels that its machine must have, each with one of the values; `node` is the machine's name.
     pub on: BTreeMap<String, Vec<String>>,
@@ -199,6 +211,7 @@ impl Service {
             min_available: 0,
             max_unavailable: 1,
             fenced: false,
+            standby: None,
             log: Log { size_bytes_max: 10 << 20, keep: 5 },
             on: BTreeMap::new(),
             apart_from: BTreeSet::new(),
@@ -244,6 +257,97 @@ pub struct Stop {
     pub drain: Duration,
 }
 
+/// `standby` of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standby {
+    pub tier: Tier,
+    /// Members beside the active one.
+    pub count: u32,
+    pub warm: Warm,
+    pub promote: Option<Vec<String>>,
+    pub demote: Option<Vec<String>>,
+    /// Must succeed before a takeover from a member that did not give the lease back.
+    pub fence: Option<Vec<String>>,
+    pub sync: Option<Vec<String>>,
+    pub restore: Option<Vec<String>>,
+    pub max_staleness: Option<Duration>,
+    pub sync_every: Duration,
+    pub dry_start: Option<Duration>,
+    pub failback: Failback,
+    pub stable_for: Duration,
+    pub rto: Option<Duration>,
+    pub rpo: Option<Duration>,
+    /// Name of a profile in `policy::lease`.
+    pub lease: &'static str,
+    /// Of each command but `restore`.
+    pub timeout: Duration,
+    pub restore_timeout: Duration,
+}
+
+/// How a warm member is prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warm {
+    Paused,
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failback {
+    Sticky,
+    /// Member 1 takes the service back when it is stable.
+    Preferred,
+}
+
+impl Standby {
+    /// Of this tier with the defaults of the file.
+    pub fn new(tier: Tier, count: u32) -> Standby {
+        let seconds = Duration::from_secs;
+        Standby {
+            tier,
+            count,
+            warm: Warm::Paused,
+            promote: None,
+            demote: None,
+            fence: None,
+            sync: None,
+            restore: None,
+            max_staleness: None,
+            sync_every: seconds(60),
+            dry_start: None,
+            failback: Failback::Sticky,
+            stable_for: seconds(300),
+            rto: None,
+            rpo: None,
+            lease: "default",
+            timeout: seconds(60),
+            restore_timeout: seconds(3600),
+        }
+    }
+
+    pub fn timings(&self) -> Timings {
+        Timings::PROFILES.into_iter().find(|(name, _)| *name == self.lease).map_or(Timings::DEFAULT, |(_, t)| t)
+    }
+
+    /// Nothing of a standby runs before it is needed.
+    pub fn is_started_when_needed(&self) -> bool {
+        self.tier == Tier::Cold || self.is_warm_stopped()
+    }
+
+    fn is_warm_stopped(&self) -> bool {
+        self.tier == Tier::Warm && self.warm == Warm::Stopped
+    }
+
+    /// A standby is stopped (SIGSTOP) once it was ready.
+    pub fn is_paused(&self) -> bool {
+        self.tier == Tier::Warm && self.warm == Warm::Paused
+    }
+
+    /// As the file says it.
+    pub(crate) fn declared_replicas(&self, service: &Service) -> u32 {
+        service.replicas.saturating_sub(self.count)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// A file is rotated when it reaches this size. Default 10 MiB.
@@ -280,6 +384,25 @@ pub struct Balancer {
     /// Labels of the machines that it listens on; empty is all.
     pub on: BTreeMap<String, Vec<String>>,
     pub availability: Option<f64>,
+    pub virtual_ips: Vec<VirtualIp>,
+    /// Where they are added; default the interface whose network contains the address.
+    pub virtual_ip_interface: Option<String>,
+    /// A name of `policy::lease::Timings::PROFILES`.
+    pub virtual_ip_lease: &'static str,
+    /// Names of nodes, best first.
+    pub virtual_ip_prefer: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtualIp {
+    pub address: IpAddr,
+    pub prefix: u8,
+}
+
+impl std::fmt::Display for VirtualIp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -8,6 +8,7 @@ mod probe;
 mod restart;
 mod service;
 pub(crate) mod settle;
+mod standby;
 
 pub(crate) use service::signal_name;
 
@@ -53,7 +54,7 @@ pub(crate) fn read(out: &mut Findings, file: &DeTable<'_>, environment: &Environ
     let cluster = match file.get("cluster").map(|v| (v.span(), v.get_ref())) {
         Some((_, DeValue::Table(table))) => {
             let reader = Reader::new(out, "cluster".into(), &CLUSTER, table);
-            Some(cluster::read(out, &reader))
+            Some(cluster::read(out, &reader, &nodes))
         }
         Some((span, other)) => {
             out.fault("cluster", span, Fault::kind("a table", other));

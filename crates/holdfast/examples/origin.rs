@@ -8,9 +8,12 @@
 //!       /instance            the name that holdfast gave it
 //!       /exit?code=N         ends the process with this code, in the middle of the request
 //!       POST anything        echoes the body
+//!       /who                 answers the name of the instance
 //!
 //! `ORIGIN_LEDGER=FILE` appends "INCARNATION PID BOOT_MS" every 10 ms, so that a checker outside holdfast sees each life.
 //! `ORIGIN_REPORTS=FILE` appends a line for each `/busy` that is begun.
+//! `ORIGIN_ROLES=FILE` appends "INSTANCE TOKEN PID BOOT_MS" every 5 ms while its token file says that it is active.
+//! `ORIGIN_SLOW=MS` listens only after so many milliseconds.
 //! On SIGTERM it finishes what is in flight and exits 0.
 
 use std::convert::Infallible;
@@ -30,11 +33,18 @@ use tokio::sync::watch;
 
 const DEFAULT_WORK: Duration = Duration::from_millis(2);
 const LEDGER_EVERY: Duration = Duration::from_millis(10);
+const ROLES_EVERY: Duration = Duration::from_millis(5);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
     let port: u16 = std::env::args().nth(1).and_then(|p| p.parse().ok()).expect("usage: origin PORT [HOST]");
     let host = std::env::args().nth(2).unwrap_or_else(|| "127.0.0.1".into());
+    if let Ok(path) = std::env::var("ORIGIN_ROLES") {
+        std::thread::spawn(move || roles(&path));
+    }
+    if let Some(slow) = std::env::var("ORIGIN_SLOW").ok().and_then(|ms| ms.parse().ok()) {
+        std::thread::sleep(Duration::from_millis(slow));
+    }
     let listener = TcpListener::bind((host.as_str(), port)).await?;
     if let Ok(path) = std::env::var("ORIGIN_LEDGER") {
         std::thread::spawn(move || ledger(&path));
@@ -83,6 +93,10 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
         return Ok(Response::new(Full::new(body)));
     }
     match path.as_str() {
+        "/who" => {
+            let name = std::env::var("HOLDFAST_INSTANCE").unwrap_or_default();
+            return Ok(Response::new(Full::new(name.into())));
+        }
         "/healthz" => {
             needed().await;
             return Ok(health());
@@ -150,6 +164,23 @@ fn burn(time: Duration) {
 
 fn number(query: Option<&str>, name: &str) -> Option<u64> {
     query?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+}
+
+/// What a careful program does before each side effect; here it is the side effect itself.
+fn roles(path: &str) {
+    let name = std::env::var("HOLDFAST_INSTANCE").unwrap_or_default();
+    let token_file = std::env::var("HOLDFAST_TOKEN_FILE").unwrap_or_default();
+    let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) else { return };
+    loop {
+        let text = std::fs::read_to_string(&token_file).unwrap_or_default();
+        let mut words = text.split_whitespace();
+        if let (Some(token), Some("active")) = (words.next(), words.next()) {
+            let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+            let boot_ms = boot.tv_sec * 1000 + boot.tv_nsec / 1_000_000;
+            let _ = file.write_all(format!("{name} {token} {} {boot_ms}\n", std::process::id()).as_bytes());
+        }
+        std::thread::sleep(ROLES_EVERY);
+    }
 }
 
 fn ledger(path: &str) {

@@ -14,9 +14,11 @@ mod snapshot;
 mod story;
 mod tally;
 mod view;
+mod vip;
 mod waiting;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use holdfast_cluster::Store;
@@ -44,6 +46,8 @@ const THREADS: usize = 2;
 /// An agent whose shim died launches the next one and then ends; so long may that take.
 const TAKEOVER_TIME: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Exit code, which any shim takes for a reason to start it again.
+const MIGRATED: i32 = 75;
 const AGENT_SOURCE: &str = "agent";
 
 pub(crate) fn main(layout: &Layout) -> Result<Exit, Failure> {
@@ -82,6 +86,9 @@ async fn run(layout: &Layout) -> Result<Exit, Failure> {
     let core = start(layout).await?;
     let listener = server::bind(layout)?;
     let api = tokio::spawn(server::serve(listener, core.clone()));
+    if let Some(member) = &core.member {
+        member::keeping::prepare(member, &core).await;
+    }
     core.resume_desired().await;
     if let Some(member) = &core.member {
         member.start(&core);
@@ -92,6 +99,11 @@ async fn run(layout: &Layout) -> Result<Exit, Failure> {
         launch::dismiss_own_shim(layout).await;
     }
     core.journal.flush(FLUSH_TIME).await;
+    if end == End::Migrated {
+        core.store.close().await;
+        // Its shim starts it again at once, as a member.
+        std::process::exit(MIGRATED);
+    }
     if end == End::Replaced {
         // As a crash would: closed files would have to be made anew by the next agent, and the disk may be full.
         std::process::exit(0);
@@ -123,13 +135,14 @@ async fn take_lock(layout: &Layout) -> Result<Lock, Failure> {
 }
 
 async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
-    let hostname = Environment::here().hostname;
-    let node = NodeId::from(layout.node.as_deref().unwrap_or(&hostname));
-    let (journal, trouble) = Journal::open(&layout.data_dir, &node.0, journal::Limits::default());
     let store = Embedded::open(layout.data_dir.join("coord.db"), embedded::Options::default())
         .await
         .map_err(|e| state_failure(layout, &e))?;
-    let epoch = holdfast_cluster::epoch::settle(&store, []).await.map_err(|e| state_failure(layout, &e))?;
+    let node = own_name(layout, &store).await;
+    let (journal, trouble) = Journal::open(&layout.data_dir, &node.0, journal::Limits::default());
+    // A store that was restored or made anew begins an epoch above every token that lies about.
+    let tokens = holdfast_services::tokens(&layout.data_dir);
+    let epoch = holdfast_cluster::epoch::settle(&store, tokens).await.map_err(|e| state_failure(layout, &e))?;
     let life = own_life(layout);
     let records = Records::new(Arc::new(store.clone()));
     let member = join(&records, &node, layout, Arc::new(store.clone())).await?;
@@ -146,6 +159,7 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
         ports: core::ports(&records).await,
         store: Arc::new(store.clone()),
         leases: member.as_ref().map_or_else(|| Arc::new(store.clone()) as Arc<dyn Store>, |m| m.store.clone()),
+        epoch: member.as_ref().map_or_else(|| Arc::new(AtomicU64::new(epoch)), |m| m.epoch.clone()),
         journal: Some(journal.clone()),
         waiting: Some(Arc::new(waiting::Watch::new(planes.clone()))),
         life: life.clone(),
@@ -158,6 +172,15 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
     tally::start(&core);
     view::keep_planes_told(&core);
     Ok(core)
+}
+
+/// As it was started; else as it is known to others; else the host's.
+async fn own_name(layout: &Layout, local: &dyn Store) -> NodeId {
+    let name = match &layout.node {
+        Some(name) => Some(name.clone()),
+        None => Member::kept_name(local).await,
+    };
+    NodeId::from(name.unwrap_or_else(|| Environment::here().hostname).as_str())
 }
 
 /// The cluster of what was applied last, or else of the file that the agent was started with.
@@ -217,6 +240,8 @@ enum End {
     Told,
     /// An agent under a new shim waits for the data directory.
     Replaced,
+    /// The next life is a member of a cluster.
+    Migrated,
 }
 
 async fn wait_for_end(core: &Arc<Core>) -> Result<End, Failure> {
@@ -231,6 +256,7 @@ async fn wait_for_end(core: &Arc<Core>) -> Result<End, Failure> {
         _ = int.recv() => Ok(End::Told),
         () = core.stopped() => Ok(End::Stopped),
         () = own_shim::replaced(core) => Ok(End::Replaced),
+        () = core.migrated() => Ok(End::Migrated),
     }
 }
 

@@ -38,6 +38,17 @@ pub(crate) struct Scale {
     pub(crate) replicas: u32,
 }
 
+/// `POST /v1/switchover`: makes `to`, or any other member than the present one, the active one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Switchover {
+    pub(crate) service: String,
+    #[serde(default)]
+    pub(crate) to: Option<String>,
+    /// Whatever the age of its data.
+    #[serde(default)]
+    pub(crate) force: bool,
+}
+
 /// `POST /v1/pause`; no name means everything.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pause {
@@ -280,4 +291,39 @@ pub(crate) struct KeyWish {
     pub(crate) role: Option<String>,
     #[serde(default)]
     pub(crate) who: String,
+}
+
+/// `POST /v1/rolling`: how far rebooting all has come; the answer is what to do next.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Rolling {
+    pub(crate) nodes: Vec<String>,
+    pub(crate) done: Vec<String>,
+    pub(crate) current: Option<RollingCurrent>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RollingCurrent {
+    pub(crate) node: String,
+    /// Since it was told to.
+    pub(crate) since_ms: u64,
+    /// Its boot id before.
+    pub(crate) boot: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "next")]
+pub(crate) enum RollingNext {
+    Reboot { node: String, address: String, boot: String },
+    Wait { why: String },
+    Completed { node: String },
+    Stop { why: Vec<String> },
+    Done,
+}
+
+/// `POST /v1/migrate` with an [`Apply`]: this machine becomes the first of a cluster.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct MigrateQuery {
+    /// What it is called from then on.
+    #[serde(default)]
+    pub(crate) node: Option<String>,
 }

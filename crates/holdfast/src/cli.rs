@@ -1,6 +1,7 @@
 //! The command line: what each command is called, and which function runs it.
 
 mod apply;
+mod authority;
 mod check;
 mod cluster;
 mod doctor;
@@ -11,6 +12,7 @@ mod incidents;
 mod key;
 mod logs;
 mod node;
+mod reboot;
 mod simple;
 mod status;
 mod up;
@@ -129,6 +131,24 @@ enum Command {
         #[arg(value_name = "SERVICE=REPLICAS")]
         what: String,
     },
+    /// Make another member of a redundant service the active one, in order
+    Switchover {
+        service: String,
+        /// For example db-2; any that can take over when left out
+        #[arg(long, value_name = "MEMBER")]
+        to: Option<String>,
+    },
+    /// Make a member active when nobody is, or whatever the age of its data
+    Promote {
+        service: String,
+        /// For example db-2
+        member: Option<String>,
+        /// Even when its data is older than max_staleness: what is missing is lost
+        #[arg(long)]
+        force: bool,
+    },
+    /// Give a redundant service back to its first member
+    Failback { service: String },
     /// Detect and journal, but do nothing
     Pause {
         /// A service; everything when left out
@@ -142,15 +162,17 @@ enum Command {
     },
     /// End a pause
     Resume { name: Option<String> },
+    /// The cluster itself: migrate a single machine into one, its authority, join tokens, certificates
+    Cluster {
+        #[command(subcommand)]
+        command: cluster::Command,
+    },
+    /// Reboot machines one after the other, and stop at the first doubt
+    Reboot(reboot::Options),
     /// Machines of a cluster: list, cordon, drain, remove
     Node {
         #[command(subcommand)]
         command: node::Command,
-    },
-    /// The cluster's authority: init, join tokens, certificates
-    Cluster {
-        #[command(subcommand)]
-        command: cluster::Command,
     },
     /// Keys for who asks from elsewhere, with roles
     Key {
@@ -196,6 +218,9 @@ impl Command {
             | Command::Pause { .. }
             | Command::Resume { .. }
             | Command::Node { .. }
+            | Command::Switchover { .. }
+            | Command::Promote { .. }
+            | Command::Failback { .. }
             | Command::Key { .. }
             | Command::CanLose { .. }
             | Command::Incidents(_) => true,
@@ -248,10 +273,17 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Why { name } => block_on(why::run(&common, &name)),
         Command::Restart { target } => block_on(simple::restart(&common, target)),
         Command::Scale { what } => block_on(simple::scale(&common, &what)),
+        Command::Switchover { service, to } => block_on(simple::switch_over(&common, service, to, false)),
+        Command::Promote { service, member, force } => block_on(simple::switch_over(&common, service, member, force)),
+        Command::Failback { service } => {
+            let first = format!("{service}-1");
+            block_on(simple::switch_over(&common, service, Some(first), false))
+        }
         Command::Pause { name, duration, reason } => block_on(simple::pause(&common, name, &duration, reason)),
         Command::Resume { name } => block_on(simple::resume(&common, name)),
         Command::Incidents(options) => block_on(incidents::run(&common, &options)),
         Command::Drill(options) => block_on(drill::run(&common, &options)),
+        Command::Reboot(options) => block_on(reboot::run(&common, &options)),
         Command::Node { command } => block_on(node::run(&common, command)),
         Command::Cluster { command } => block_on(cluster::run(&common, command)),
         Command::Key { command } => block_on(key::run(&common, command)),

@@ -4,6 +4,7 @@
 //! [`holdfast_policy::restart::Machine`] so that a service is kept up while no agent lives.
 #![allow(unsafe_code)] // The one crate where system calls without a safe wrapper are made.
 
+pub mod address;
 pub mod cgroup;
 pub mod clock;
 pub mod event;

@@ -59,13 +59,29 @@ pub struct Holder {
 /// accepts from socket `i`. With port 0 the kernel chooses one port for all. An address on which anybody listens is
 /// refused, even if that one set SO_REUSEPORT too.
 pub fn bind(addr: SocketAddr, count: usize) -> Result<Vec<TcpListener>, Error> {
+    bind_as(addr, count, Presence::Now)
+}
+
+/// The same for an address that may come to this machine later, and go again: `IP_FREEBIND`.
+pub fn bind_early(addr: SocketAddr, count: usize) -> Result<Vec<TcpListener>, Error> {
+    bind_as(addr, count, Presence::Sometimes)
+}
+
+/// Whether an address must be one of this machine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Now,
+    Sometimes,
+}
+
+fn bind_as(addr: SocketAddr, count: usize, presence: Presence) -> Result<Vec<TcpListener>, Error> {
     if addr.port() != 0 {
-        open(addr, false).map_err(|source| explain(addr, source))?;
+        open(addr, false, presence).map_err(|source| explain(addr, source))?;
     }
     let mut sockets: Vec<TcpListener> = Vec::with_capacity(count);
     let mut addr = addr;
     for _ in 0..count {
-        let socket = open(addr, true).map_err(|source| explain(addr, source))?;
+        let socket = open(addr, true, presence).map_err(|source| explain(addr, source))?;
         socket.listen(BACKLOG).map_err(|source| explain(addr, source))?;
         let listener: TcpListener = socket.into();
         addr = listener.local_addr().map_err(|source| Error::Listen { addr, source })?;
@@ -76,10 +92,10 @@ pub fn bind(addr: SocketAddr, count: usize) -> Result<Vec<TcpListener>, Error> {
 
 /// Whether a program that binds `addr` now would succeed.
 pub fn port_is_free(addr: SocketAddr) -> bool {
-    open(addr, false).and_then(|socket| socket.listen(1)).is_ok()
+    open(addr, false, Presence::Now).and_then(|socket| socket.listen(1)).is_ok()
 }
 
-fn open(addr: SocketAddr, share: bool) -> io::Result<Socket> {
+fn open(addr: SocketAddr, share: bool, presence: Presence) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
@@ -87,6 +103,11 @@ fn open(addr: SocketAddr, share: bool) -> io::Result<Socket> {
     }
     if share {
         socket.set_reuse_port(true)?;
+    }
+    match (presence, addr.is_ipv6()) {
+        (Presence::Now, _) => {}
+        (Presence::Sometimes, false) => socket.set_freebind_v4(true)?,
+        (Presence::Sometimes, true) => socket.set_freebind_v6(true)?,
     }
     socket.bind(&addr.into())?;
     Ok(socket)
@@ -162,5 +183,8 @@ mod tests {
         let error = bind("192.0.2.1:1".parse().unwrap(), 1).unwrap_err();
         assert_eq!(error.code(), "HF0219");
         assert!(error.hint().unwrap().contains("192.0.2.1"), "{error}");
+        for later in ["192.0.2.1:0", "[2001:db8::1]:0"] {
+            assert_eq!(bind_early(later.parse().unwrap(), 2).unwrap().len(), 2, "an address that comes later");
+        }
     }
 }

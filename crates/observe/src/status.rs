@@ -81,6 +81,40 @@ pub struct Service {
     pub reason: Option<String>,
     /// The command to run next.
     pub next: Option<String>,
+    /// Of a redundant service; `desired` and `ready` then speak of the active instance.
+    pub standby: Option<Standby>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Standby {
+    /// `hot`, `warm` or `cold`.
+    pub tier: String,
+    /// Who holds the lease of the service.
+    pub active: Option<String>,
+    /// Its fencing token, `EPOCH.REVISION`.
+    pub token: Option<String>,
+    pub takeover: Option<Takeover>,
+    /// As declared.
+    pub rto_ms: Option<u64>,
+    pub rpo_ms: Option<u64>,
+    /// What keeps a takeover from going on.
+    pub trouble: Option<String>,
+}
+
+/// The last change of the active member, or its return.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Takeover {
+    pub from: String,
+    pub to: String,
+    /// A switchover; else a failover.
+    pub planned: bool,
+    pub ago_ms: u64,
+    /// As measured.
+    pub rto_ms: u64,
+    /// `None` where holdfast does not keep the data.
+    pub rpo_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -106,6 +140,14 @@ pub struct Instance {
     pub paused: bool,
     /// The machine it is on; absent where there is only one.
     pub node: Option<String>,
+    /// Of a redundant service: `standby`, `promoting`, `active`, …
+    pub role: Option<String>,
+    /// Why it cannot take over now; `None` when it can, or is active.
+    pub unable: Option<String>,
+    /// Time since the last successful `sync` began.
+    pub data_age_ms: Option<u64>,
+    /// Whether its last dry start succeeded.
+    pub dry_start: Option<bool>,
 }
 
 /// Exactly one at a time. `ready` is the only one that new requests go to, except a last `suspect` one.
@@ -121,6 +163,8 @@ pub enum State {
     Running,
     /// Takes requests (a service without a readiness probe is ready as soon as it runs).
     Ready,
+    /// A member of a redundant service that is not the active one and can take over.
+    Standby,
     /// It says itself that it is not ready.
     Unready,
     /// A probe got no answer; whether it hangs or is busy is not known yet.
@@ -143,11 +187,12 @@ pub enum State {
 }
 
 impl State {
-    pub const ALL: [State; 13] = [
+    pub const ALL: [State; 14] = [
         State::Pending,
         State::Starting,
         State::Running,
         State::Ready,
+        State::Standby,
         State::Unready,
         State::Suspect,
         State::Draining,
@@ -166,6 +211,7 @@ impl State {
             State::Starting => "starting",
             State::Running => "running",
             State::Ready => "ready",
+            State::Standby => "standby",
             State::Unready => "unready",
             State::Suspect => "suspect",
             State::Draining => "draining",
@@ -204,6 +250,25 @@ pub struct Balancer {
     pub failed: u64,
     pub retries: u64,
     pub in_flight: u64,
+    pub virtual_ips: Vec<VirtualIp>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VirtualIp {
+    /// `10.0.0.100/24`.
+    pub address: String,
+    pub interface: Option<String>,
+    /// Of this node: `released`, `standby`, `probing`, `owned`, `safe_mode`, `conflict`.
+    pub state: String,
+    /// The node that has the lease, as far as this one knows.
+    pub owner: Option<String>,
+    /// Until another node could have the lease, unless it is renewed.
+    pub lease_left_ms: Option<u64>,
+    /// Until the kernel lets go by itself, unless it is told again.
+    pub kernel_left_ms: Option<u64>,
+    pub since_ms: u64,
+    pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -241,6 +306,21 @@ pub struct Agent {
     pub config: String,
     pub data_dir: String,
     pub holds_lease: bool,
+    /// Of the leader of a cluster.
+    pub leading: Option<Leading>,
+}
+
+/// What leading costs, since this agent was elected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Leading {
+    /// Looks at the whole cluster.
+    pub passes: u64,
+    /// The longest one, its writes not counted.
+    pub pass_max_us: u64,
+    pub pass_sum_us: u64,
+    /// Transactions written.
+    pub writes: u64,
 }
 
 /// Something that is not a state of a service: a full disk, a journal that is not kept, a clock that jumped.

@@ -26,6 +26,8 @@ pub mod membership;
 pub mod placement;
 pub mod rolling;
 pub mod rollout;
+pub mod standby;
+pub mod vip;
 
 pub use ids::{Endpoint, Incarnation, InstanceId, NodeId, Role};
 pub use time::Timestamp;

@@ -6,5 +6,5 @@
 mod services;
 pub mod supervisor;
 
-pub use services::{EndpointEntry, Endpoints, Error, Handle, Internal, Options, Services, Waiting};
+pub use services::{EndpointEntry, Endpoints, Error, Handle, Internal, Options, Services, Waiting, tokens};
 pub use supervisor::Supervisor;

@@ -6,6 +6,7 @@ mod error;
 mod get;
 mod handle;
 mod hung;
+mod jobs;
 mod launch;
 mod leases;
 mod ledger;
@@ -19,12 +20,15 @@ mod tests;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use holdfast_cluster::Store;
 use holdfast_cluster::records::Records;
+use holdfast_host::shim::Dir;
 use holdfast_host::{cgroup, clock};
 use holdfast_observe::Journal;
+use holdfast_policy::lease::FencingToken;
 use holdfast_policy::{Endpoint, Incarnation, InstanceId, NodeId};
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -34,6 +38,7 @@ pub use hung::Waiting;
 
 use crate::supervisor::{EndpointState, Event, Rules, Supervisor};
 use engine::Engine;
+use jobs::Jobs;
 use leases::Leases;
 use ledger::Ledger;
 use prober::Prober;
@@ -55,6 +60,8 @@ pub struct Options {
     pub store: Arc<dyn Store>,
     /// Where the leases of fenced instances are held: in a cluster the store that all machines share.
     pub leases: Arc<dyn Store>,
+    /// Of that store: first half of every fencing token. 0 while it is not known yet: no lease is taken then.
+    pub epoch: Arc<AtomicU64>,
     pub journal: Option<Journal>,
     /// Tells on which instances requests wait, and takes verdicts on them.
     pub waiting: Option<Arc<dyn Waiting>>,
@@ -91,7 +98,7 @@ impl Services {
     /// Finds what runs already and begins to keep it. Nothing is launched before the first `apply`.
     /// The caller holds the lock of the data directory.
     pub async fn start(options: Options) -> Result<Handle, Error> {
-        let Options { data_dir, node, zone, exe, ports, store, leases, journal, waiting, life, seed } = options;
+        let Options { data_dir, node, zone, exe, ports, store, leases, epoch, journal, waiting, life, seed } = options;
         let run_dir = data_dir.join("run");
         let records = ledger::load(&*store).await?;
         let found = found(&run_dir)?;
@@ -109,7 +116,7 @@ impl Services {
         let listeners = Arc::new(Mutex::new(BTreeMap::new()));
         let shims = Shims::new(Ground {
             run_dir,
-            exe,
+            exe: exe.clone(),
             node: node.to_string(),
             scope: format!("{:016x}", scope(&data_dir)),
             cgroups: cgroup::Tree::detect(),
@@ -127,7 +134,8 @@ impl Services {
             asks: questions,
             shims,
             ledger: Ledger::start(store.clone(), scope(&data_dir), events.clone()),
-            leases: Leases::start(leases, node.to_string(), events.clone()),
+            leases: Leases::start(leases.clone(), node.to_string(), epoch, events.clone()),
+            jobs: Jobs::new(&data_dir, exe, events.clone()),
             prober,
             journal: journal.clone(),
             life,
@@ -137,12 +145,27 @@ impl Services {
             counted: clock::now(),
         };
         engine.supervisor.handle(clock::now(), Event::Adopt { records, found });
-        let handle =
-            Handle::new(Records::new(store), journal, asks, status_seen, endpoints_seen, transitions, listeners);
+        let handle = Handle::new(
+            store.clone(),
+            Records::new(store),
+            journal,
+            asks,
+            status_seen,
+            endpoints_seen,
+            transitions,
+            listeners,
+        );
         tokio::spawn(engine.run());
         handle.restore_pauses().await?;
         Ok(handle)
     }
+}
+
+/// Fencing tokens that lie about in run directories: the epoch of the store must not be below any of them.
+pub fn tokens(data_dir: &Path) -> Vec<FencingToken> {
+    let entries = std::fs::read_dir(data_dir.join("run")).into_iter().flatten().flatten();
+    let read = |entry: std::fs::DirEntry| std::fs::read_to_string(Dir::new(entry.path()).token()).ok();
+    entries.filter_map(read).filter_map(|text| text.split_whitespace().next()?.parse().ok()).collect()
 }
 
 /// Instances that have a run directory. The agent's own shim is not one of them.

@@ -15,6 +15,7 @@ mod order;
 mod placed;
 mod probing;
 mod reconcile;
+mod standby;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -26,14 +27,15 @@ use std::sync::Arc;
 use holdfast_policy::rng::Rng;
 use holdfast_policy::{InstanceId, Timestamp};
 
-pub use action::{Action, EndpointState, Entry, Launch, Phase, Probe, ProbeKind, Request};
+pub use action::{Action, Edge, EndpointState, Entry, Job, Launch, Phase, Probe, ProbeKind, Request};
 pub use definition::Definition;
-pub use event::{Event, Exit, Finished, Outcome, Record, ShimPhase, ShimState, Target};
+pub use event::{Event, Exit, Finished, Holder, Outcome, Record, Role, ShimPhase, ShimState, Target, Wish};
 pub use placed::{Elsewhere, Placed, Placement};
-pub use status::{InstanceStatus, PauseStatus, ServiceStatus, Status};
+pub use status::{InstanceStatus, PauseStatus, ServiceStatus, StandbyStatus, Status, Takeover};
 
 use history::History;
 use instance::{Instance, Shim};
+use standby::Group;
 
 /// Safety rules that the simulator can switch off, to show that it would notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,12 @@ pub struct Rules {
     pub last_instance_rule: bool,
     /// A fenced child is granted no time beyond its lease.
     pub restart_grant: bool,
+    /// A member of a redundant service is active only under its lease.
+    pub lease_check: bool,
+    /// Its shim acknowledges a deadline before it is promoted.
+    pub deadline_before_promote: bool,
+    /// A lease is renewed only when the shim has acknowledged the last deadline.
+    pub acknowledged_renewal: bool,
 }
 
 impl Rules {
@@ -57,6 +65,9 @@ impl Rules {
         liveness_brake: true,
         last_instance_rule: true,
         restart_grant: true,
+        lease_check: true,
+        deadline_before_promote: true,
+        acknowledged_renewal: true,
     };
 }
 
@@ -81,6 +92,10 @@ pub struct Supervisor {
     /// Of instances that are not there now: their ports and generations stay theirs.
     records: BTreeMap<InstanceId, Record>,
     pauses: BTreeMap<Target, Pause>,
+    /// Redundant services: who is active.
+    groups: BTreeMap<Arc<str>, Group>,
+    /// Who holds their leases was told; nobody claims before.
+    holders_told: bool,
     stopping: bool,
     /// Nothing is launched before it is known what was there.
     adopted: bool,
@@ -110,6 +125,8 @@ impl Supervisor {
             instances: BTreeMap::new(),
             records: BTreeMap::new(),
             pauses: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            holders_told: false,
             stopping: false,
             adopted: false,
             liveness_restarts: BTreeMap::new(),
@@ -184,6 +201,10 @@ impl Supervisor {
 
     /// At least one may be replaced at a time, or a service scaled down to its minimum could never change.
     fn min_available(&self, definition: &Definition) -> u32 {
+        // The members of a redundant service take each other's place; how many are ready says nothing.
+        if definition.service.standby.is_some() {
+            return 0;
+        }
         definition.service.min_available.min(self.replicas(definition).saturating_sub(1))
     }
 

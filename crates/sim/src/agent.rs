@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_policy::hung::Verdict;
+use holdfast_policy::lease::FencingToken;
 use holdfast_policy::{InstanceId, Timestamp};
 use holdfast_services::Supervisor;
 use holdfast_services::supervisor::{Action, EndpointState, Event, Launch, Outcome, Probe, ProbeKind, Record, Request};
@@ -30,6 +31,7 @@ impl World {
         self.channel.clear();
         self.feed(Event::Adopt { records, found });
         self.apply();
+        self.tell_holders();
         self.note("an agent starts");
     }
 
@@ -112,8 +114,13 @@ impl World {
                 let port = self.next_port;
                 self.tell(Event::PortAssigned { instance, port });
             }
-            Action::Lease { instance } => self.lease(instance),
-            Action::ReleaseLease { instance } => drop(self.leases.remove(&instance)),
+            Action::Lease { instance, shared: true, timings, .. } => self.hold(instance, timings),
+            Action::Lease { instance, .. } => self.lease(instance),
+            Action::ReleaseLease { instance, shared: true } => self.give_back(&instance),
+            Action::ReleaseLease { instance, .. } => drop(self.leases.remove(&instance)),
+            Action::Fenced { instance } => self.fenced(&instance),
+            Action::Want { service, to, over } => self.want(service, to, over),
+            Action::Job(job) => self.start_job(job),
             Action::Launch(launch) => self.launch(launch),
             Action::Command { instance, incarnation, request } => {
                 if request == Request::Kill {
@@ -187,6 +194,10 @@ impl World {
             return self.prove(&id, asked);
         }
         let place = self.host.place(&id);
+        // It holds the lock and does not answer.
+        if place.is_stopped(self.now) {
+            return;
+        }
         if let Some(shim) = &mut place.shim {
             shim.state.seq += 1;
             let state = shim.state.clone();
@@ -212,7 +223,9 @@ impl World {
         let until = self.now + LEASE_TTL;
         self.leases.insert(instance.clone(), until);
         let until = self.now + LEASE_GIVE_UP;
-        self.tell(Event::LeaseHeld { instance, until });
+        let token = FencingToken { epoch: 1, create_revision: 1 };
+        let asked = self.now;
+        self.tell(Event::LeaseHeld { instance, until, asked, token, owed: Vec::new() });
     }
 
     fn probe(&mut self, probe: Probe) {

@@ -18,6 +18,9 @@ impl World {
         let Some(id) = self.any_instance() else { return };
         let seconds = self.rng.below(40);
         let until = self.now + ms(seconds * 1000 + self.rng.below(1000));
+        if self.redundant && self.rng.below(4) == 0 {
+            return self.redundant_fault(&id, until);
+        }
         match self.rng.below(22) {
             0 | 1 => self.child_dies(&id, None),
             2 => self.child_dies(&id, Some(0)),
@@ -44,6 +47,31 @@ impl World {
             }
             20 => self.pause(&id, until),
             _ => self.everything_restarts(&id),
+        }
+    }
+
+    /// What only members of a redundant service meet.
+    fn redundant_fault(&mut self, id: &InstanceId, until: holdfast_policy::Timestamp) {
+        if self.rng.below(2) == 0 {
+            let token = self.shared.get(&id.service).and_then(|l| l.holder.as_ref()).map(|(h, _)| h.token);
+            self.note(&format!("{id}: a switchover to it is asked for"));
+            return self.want(id.service.clone(), id.clone(), token.unwrap_or_default());
+        }
+        self.note(&format!("{id}: its shim and its program are stopped until {until:?}"));
+        let now = self.now;
+        let place = self.host.place(id);
+        if place.shim.is_some() {
+            place.stopped = Some((now, until));
+            place.children.iter_mut().for_each(|c| c.hung_until = until);
+        }
+    }
+
+    /// The connection to a shim that is gone ends.
+    pub(crate) fn disconnected(&mut self, id: &InstanceId) {
+        let place = self.host.place(id);
+        let generation = place.left.as_ref().map_or(0, |s| s.incarnation.generation);
+        if self.connected.remove(id) && self.supervisor.is_some() {
+            self.tell_in_order(id, Event::ShimLost { instance: id.clone(), generation });
         }
     }
 
@@ -185,6 +213,7 @@ impl World {
         self.stalls.clear();
         (self.disk_full_until, self.store_down_until, self.prober_late_until) = Default::default();
         for place in self.host.places.values_mut() {
+            place.stopped = None;
             for child in &mut place.children {
                 (child.hung_until, child.refuses_until, child.crashes) =
                     (Default::default(), Default::default(), false);

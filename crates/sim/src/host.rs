@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use holdfast_policy::lease::FencingToken;
 use holdfast_policy::restart::{Ended, Machine, Next};
 use holdfast_policy::rng::Rng;
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
-use holdfast_services::supervisor::{Exit, Launch, Request, ShimPhase, ShimState};
+use holdfast_services::supervisor::{Exit, Launch, Request, Role, ShimPhase, ShimState};
 
 /// A process of an instance.
 #[derive(Clone, Debug)]
@@ -28,6 +29,9 @@ pub(crate) struct Child {
     pub(crate) passed: bool,
     /// It ever said no.
     pub(crate) refused: bool,
+    /// Of a redundant service, and whether it acts as the active one.
+    pub(crate) member: bool,
+    pub(crate) active: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,10 @@ pub(crate) struct Place {
     /// It holds the lock.
     pub(crate) shim: Option<Shim>,
     pub(crate) children: Vec<Child>,
+    /// Its shim is stopped (SIGSTOP) from then until then, and its child with it.
+    pub(crate) stopped: Option<(Timestamp, Timestamp)>,
+    /// Newest token of the token file.
+    pub(crate) token: Option<FencingToken>,
     /// Last state of a shim that died.
     pub(crate) left: Option<ShimState>,
     pub(crate) launches: Vec<Timestamp>,
@@ -117,8 +125,12 @@ impl Host {
             definition: Some(launch.definition.hash),
             port: launch.port,
             deadline: launch.deadline,
+            role: launch.role,
+            token: launch.token.max(place.token),
             ..ShimState::default()
         };
+        place.token = state.token;
+        place.stopped = None;
         place.shim = Some(Shim {
             state,
             machine: Machine::new(service.restart.clone(), oneshot, Rng::from_seed(seed)),
@@ -134,9 +146,13 @@ impl Host {
     pub(crate) fn next_deadline(&self, now: Timestamp) -> Timestamp {
         let of = |place: &Place| {
             let Some(shim) = &place.shim else { return Timestamp::NEVER };
+            if let Some((_, until)) = place.stopped {
+                return until;
+            }
             let start = shim.next_start.filter(|_| shim.may_start(now)).map_or(Timestamp::NEVER, |(at, _)| at);
             let stop = shim.stopping.map_or(Timestamp::NEVER, |(at, _)| at);
             let fence = match (shim.launch.definition.service.fenced, place.own_child()) {
+                (true, true) if shim.stands_by() => shim.state.deadline.unwrap_or(Timestamp::NEVER),
                 (true, true) => shim.state.deadline.unwrap_or(Timestamp::ZERO),
                 _ => Timestamp::NEVER,
             };
@@ -150,12 +166,16 @@ impl Host {
         let ids: Vec<InstanceId> = self.places.keys().cloned().collect();
         for id in ids {
             let Some(place) = self.places.get_mut(&id) else { continue };
+            if place.is_stopped(now) {
+                continue;
+            }
+            place.stopped = None;
             let own_child = place.own_child();
             let Some(shim) = &mut place.shim else { continue };
             let generation = shim.state.incarnation.generation;
             shim.machine.handle_time(now);
             let fenced = shim.launch.definition.service.fenced;
-            let over = fenced && shim.state.deadline.is_none_or(|at| at <= now);
+            let over = fenced && !shim.in_time(now);
             if over && own_child {
                 place.children.retain(|c| c.incarnation.generation != generation);
                 shim.stopping = None;
@@ -191,6 +211,7 @@ impl Host {
         shim.state.phase = ShimPhase::Running;
         shim.state.since = now;
         shim.state.ready_at = None;
+        shim.state.stopped_at = None;
         shim.state.pid = Some(1000 + shim.state.incarnation.run);
         shim.machine.handle_started(now);
         let definition = &shim.launch.definition;
@@ -205,6 +226,8 @@ impl Host {
             crashes: self.bad_definition == Some(definition.hash),
             passed: false,
             refused: false,
+            member: definition.service.standby.is_some(),
+            active: definition.service.standby.is_some() && shim.state.role == Role::Active,
         };
         place.children.push(child);
         self.changed(id);
@@ -236,6 +259,7 @@ impl Host {
             shim.state.failures = shim.machine.failures();
             match decision.next {
                 Next::Start { at } => {
+                    let at = at.max(now + shim.state.hold);
                     shim.next_start = Some((at, true));
                     shim.state.phase = ShimPhase::Backoff { until: at };
                 }
@@ -258,10 +282,14 @@ impl Host {
     pub(crate) fn command(&mut self, now: Timestamp, id: &InstanceId, meant: Incarnation, request: Request) {
         let delay = ms(self.rng.below(800));
         let Some(place) = self.places.get_mut(id) else { return };
+        if place.is_stopped(now) {
+            return;
+        }
         let alive = place.own_child();
         let Some(shim) = &mut place.shim else { return };
         let own = shim.state.incarnation;
-        let names_one = matches!(request, Request::Stop | Request::Restart | Request::Kill | Request::Ready);
+        let names_one = matches!(request, Request::Stop | Request::Restart | Request::Kill | Request::Ready)
+            || matches!(request, Request::Activate(_) | Request::Freeze(_));
         if names_one && meant != own || request == Request::Quit && meant.generation != own.generation {
             if self.checks_incarnation {
                 return;
@@ -298,13 +326,23 @@ impl Host {
                 return;
             }
             Request::Deadline(at) => {
-                let lapsed = alive && shim.state.deadline.is_some_and(|d| d <= now);
+                let bound = alive || shim.launch.definition.service.standby.is_some();
+                let lapsed = bound && shim.state.deadline.is_some_and(|d| d <= now);
                 if at <= now || lapsed {
                     return;
                 }
                 shim.state.deadline = Some(shim.state.deadline.map_or(at, |d| d.max(at)));
             }
             Request::Grant { restart } => shim.state.granted = restart,
+            Request::Hold(time) => shim.state.hold = time,
+            Request::Activate(token) => {
+                if shim.state.token.is_some_and(|known| token < known) {
+                    return;
+                }
+                (shim.state.role, shim.state.token, place.token) = (Role::Active, Some(token), Some(token));
+                place.children.iter_mut().for_each(|c| c.active = c.member);
+            }
+            Request::Freeze(frozen) => shim.state.stopped_at = (frozen && alive).then_some(now),
             Request::Ready => {
                 shim.machine.handle_ready(now);
                 shim.state.ready_at.get_or_insert(now);
@@ -318,6 +356,7 @@ impl Host {
     pub(crate) fn reboot(&mut self) {
         for place in self.places.values_mut() {
             place.shim = None;
+            place.stopped = None;
             place.children.clear();
             place.left = None;
         }
@@ -325,6 +364,14 @@ impl Host {
 }
 
 impl Place {
+    pub(crate) fn is_stopped(&self, now: Timestamp) -> bool {
+        self.deaf_since(now).is_some()
+    }
+
+    pub(crate) fn deaf_since(&self, now: Timestamp) -> Option<Timestamp> {
+        self.stopped.filter(|(_, until)| now < *until && self.shim.is_some()).map(|(from, _)| from)
+    }
+
     /// The living shim's own child; an orphan of an earlier one is nothing that it knows of.
     fn own_child(&self) -> bool {
         let generation = self.shim.as_ref().map(|s| s.state.incarnation.generation);
@@ -335,8 +382,17 @@ impl Place {
 impl Shim {
     fn may_start(&self, now: Timestamp) -> bool {
         let granted = self.state.granted || self.next_start.is_some_and(|(_, restart)| !restart);
-        let fenced = !self.launch.definition.service.fenced || self.state.deadline.is_some_and(|at| at > now);
+        let fenced = !self.launch.definition.service.fenced || self.in_time(now);
         self.intent == Intent::Run && granted && fenced
+    }
+
+    /// Launched without a lease.
+    fn stands_by(&self) -> bool {
+        matches!(self.launch.role, Role::Standby | Role::Dry)
+    }
+
+    fn in_time(&self, now: Timestamp) -> bool {
+        self.state.deadline.map_or(self.stands_by(), |at| at > now)
     }
 
     fn end(&mut self, now: Timestamp, wanted: bool, signal: Option<i32>) {

@@ -1,12 +1,14 @@
 //! The invariants, checked from outside after every event.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 use holdfast_services::supervisor::EndpointState;
 
-use crate::host::{Child, Host, Note};
+use crate::host::{Child, Host, Note, Place};
+use crate::leases::Lease;
 
 /// Launches of one instance within [`LAUNCH_WINDOW`] that need no explanation; each fault that hit it explains two more.
 const LAUNCHES: usize = 8;
@@ -62,9 +64,31 @@ impl Judge {
                 let lives: Vec<String> = place.children.iter().map(|c| c.incarnation.to_string()).collect();
                 self.violate(now, format!("{id} runs more than once: {}", lives.join(" and ")));
             }
-            let fenced = place.children.iter().any(|c| c.fenced);
+            let fenced = place.children.iter().any(|c| c.fenced && !c.member);
             if fenced && leases.get(id).is_none_or(|until| *until <= now) {
                 self.violate(now, format!("{id} is fenced and runs without its lease"));
+            }
+        }
+    }
+
+    /// Of a redundant service: one active at most, under the lease and a deadline. What a stopped shim cannot end is
+    /// for the fencing command, before another becomes active.
+    pub(crate) fn look_at_actives(&mut self, now: Timestamp, host: &Host, shared: &BTreeMap<Arc<str>, Lease>) {
+        let acts = |(_, place): &(&InstanceId, &Place)| place.children.iter().any(|c| c.active);
+        let active: Vec<(&InstanceId, &Place)> = host.places.iter().filter(acts).collect();
+        if let [(one, _), (two, _), ..] = active[..]
+            && one.service == two.service
+        {
+            self.violate(now, format!("{one} and {two} are active at the same time"));
+        }
+        for (id, place) in active {
+            let Some(shim) = place.shim.as_ref().filter(|_| !place.is_stopped(now)) else { continue };
+            let holder = shared.get(&id.service).and_then(|lease| lease.holder.as_ref());
+            if !holder.is_some_and(|(h, until)| h.member == *id && *until > now) {
+                self.violate(now, format!("{id} is active without the lease"));
+            }
+            if shim.state.deadline.is_none() {
+                self.violate(now, format!("{id} is active and its shim has no deadline"));
             }
         }
     }
@@ -126,6 +150,9 @@ impl Judge {
                         format!("{id} was taken away by holdfast: {left} are left, min_available is {needed}"),
                     );
                 }
+            }
+            EndpointState::Standby => {
+                self.away.remove(id);
             }
             EndpointState::Suspect => {}
             EndpointState::Gone => {

@@ -9,6 +9,7 @@ mod agent;
 mod faults;
 mod host;
 mod judge;
+mod leases;
 mod rules;
 mod traffic;
 mod world;
@@ -33,7 +34,15 @@ pub struct Report {
 
 /// `steps` faults, then none until everything must be as wanted again.
 pub fn run(seed: u64, rules: Rules, steps: u64) -> Report {
-    let mut world = world::World::new(seed, rules);
+    play(world::World::new(seed, rules), seed, steps)
+}
+
+/// As [`run`], with one redundant service and nothing else: who is active, and under what.
+pub fn run_standby(seed: u64, rules: Rules, steps: u64) -> Report {
+    play(world::World::redundant(seed, rules), seed, steps)
+}
+
+fn play(mut world: world::World, seed: u64, steps: u64) -> Report {
     world.play(steps);
     Report {
         seed,

@@ -25,6 +25,17 @@ impl Rules {
         ]
     };
 
+    /// Those of redundant services.
+    pub const WITHOUT_OF_STANDBY: [(&'static str, Rules); 4] = {
+        let all = supervisor::Rules::ALL;
+        [
+            ("lease check", Rules::but(supervisor::Rules { lease_check: false, ..all })),
+            ("deadline before promote", Rules::but(supervisor::Rules { deadline_before_promote: false, ..all })),
+            ("acknowledged renewal", Rules::but(supervisor::Rules { acknowledged_renewal: false, ..all })),
+            ("deadline", Rules::but(supervisor::Rules { restart_grant: false, ..all })),
+        ]
+    };
+
     const fn but(supervisor: supervisor::Rules) -> Rules {
         Rules { supervisor, ..Rules::ALL }
     }

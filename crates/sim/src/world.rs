@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_config::{Check, Command, Condition, Kind, Port, Probe, Service, Stop};
+use holdfast_config::{Check, Command, Condition, Failback, Kind, Port, Probe, Service, Standby, Stop, Warm};
 use holdfast_policy::health::Thresholds;
 use holdfast_policy::rng::Rng;
+use holdfast_policy::standby::Tier;
 use holdfast_policy::{Incarnation, InstanceId, Timestamp, restart};
 use holdfast_services::Supervisor;
 use holdfast_services::supervisor::{self, Definition, Event, Launch, Record, Request};
@@ -14,6 +15,7 @@ use holdfast_services::supervisor::{self, Definition, Event, Launch, Record, Req
 use crate::Rules;
 use crate::host::Host;
 use crate::judge::{Judge, Limits};
+use crate::leases::Lease;
 use crate::traffic::{Outside, SERVICE, Traffic};
 
 /// Lines kept for the report of a violation.
@@ -37,6 +39,9 @@ pub(crate) enum Happening {
     AgentStarts,
     Crash(InstanceId, Incarnation),
     JobEnds(InstanceId, Incarnation, i32),
+    LeaseEnds,
+    /// A command on an edge of a redundant service.
+    CommandEnds(u64, supervisor::Job, bool),
 }
 
 pub(crate) struct World {
@@ -55,6 +60,10 @@ pub(crate) struct World {
     pub(crate) records: BTreeMap<InstanceId, Record>,
     /// Ends of leases, as the store sees them.
     pub(crate) leases: BTreeMap<InstanceId, Timestamp>,
+    /// Leases of redundant services.
+    pub(crate) shared: BTreeMap<Arc<str>, Lease>,
+    pub(crate) store_revision: u64,
+    pub(crate) redundant: bool,
     pub(crate) connected: BTreeSet<InstanceId>,
     /// When the last message of each shim arrives.
     pub(crate) channel: BTreeMap<InstanceId, Timestamp>,
@@ -75,11 +84,27 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, rules: Rules) -> World {
+        let mut world = World::empty(seed, rules);
+        world.desired = services(&mut world.rng);
+        world.start_agent();
+        world
+    }
+
+    /// One redundant service of some tier.
+    pub(crate) fn redundant(seed: u64, rules: Rules) -> World {
+        let mut world = World::empty(seed, rules);
+        world.desired = redundant(&mut world.rng);
+        world.redundant = true;
+        world.start_agent();
+        world
+    }
+
+    fn empty(seed: u64, rules: Rules) -> World {
         let mut rng = Rng::from_seed(seed.wrapping_mul(0x9E37_79B9) + 1);
         let traffic = Traffic::new(seed, rules.retry_budget);
         let rules = rules.supervisor;
         let host = Host::new(Rng::from_seed(rng.next_u64()), rules.incarnation_check);
-        let mut world = World {
+        World {
             now: Timestamp::from_millis(1000),
             rules,
             due: BTreeMap::new(),
@@ -91,10 +116,13 @@ impl World {
             handled: 0,
             records: BTreeMap::new(),
             leases: BTreeMap::new(),
+            shared: BTreeMap::new(),
+            store_revision: 0,
+            redundant: false,
             connected: BTreeSet::new(),
             channel: BTreeMap::new(),
             launching: BTreeMap::new(),
-            desired: services(&mut rng),
+            desired: BTreeMap::new(),
             scale: BTreeMap::new(),
             revision: 0,
             next_port: 20_000,
@@ -107,9 +135,7 @@ impl World {
             traffic,
             tail: VecDeque::new(),
             rng,
-        };
-        world.start_agent();
-        world
+        }
     }
 
     pub(crate) fn play(&mut self, steps: u64) {
@@ -137,7 +163,10 @@ impl World {
             if self.unfinished().is_none() {
                 // Done, and it must stay so.
                 self.advance(Duration::from_secs(30));
-                break;
+                // A failback is an act of its own, and may have begun meanwhile.
+                if !self.redundant || self.unfinished().is_none() {
+                    break;
+                }
             }
         }
         if self.judge.violation.is_none()
@@ -195,7 +224,9 @@ impl World {
             }
             self.carry();
             self.plan_endings();
+            self.end_leases();
             self.judge.look(self.now, &self.host, &self.leases);
+            self.judge.look_at_actives(self.now, &self.host, &self.shared);
         }
         self.now = end;
         self.catch_up();
@@ -240,6 +271,7 @@ impl World {
             }
             Happening::AgentStarts if self.supervisor.is_none() => self.start_agent(),
             Happening::Crash(id, incarnation) => self.end_child(&id, incarnation, Some(1)),
+            Happening::CommandEnds(life, job, success) => self.command_ends(life, job, success),
             Happening::JobEnds(id, incarnation, code) => self.end_child(&id, incarnation, Some(code)),
             _ => {}
         }
@@ -330,6 +362,12 @@ impl World {
     fn unfinished(&self) -> Option<String> {
         let supervisor = self.supervisor.as_ref()?;
         let status = supervisor.status(self.now);
+        if self.redundant {
+            let settled = status.services.values().all(|s| s.settled);
+            let states =
+                || status.services.values().flat_map(|s| &s.instances).map(|i| format!("{} {}", i.id, i.state));
+            return (!settled).then(|| states().collect::<Vec<_>>().join(", "));
+        }
         for (name, definition) in &self.desired {
             for ordinal in 1..=self.replicas(name) {
                 let id = InstanceId::new(name.clone(), ordinal);
@@ -375,6 +413,25 @@ fn service(name: &str, replicas: u32) -> Service {
         min_available: replicas.saturating_sub(1),
         ..Service::new(name, Command::Argv(vec![name.into()]))
     }
+}
+
+/// A database with a standby or two, and a command that fences what cannot be ended otherwise.
+fn redundant(rng: &mut Rng) -> BTreeMap<Arc<str>, Arc<Definition>> {
+    let (_, tier) = Tier::ALL[rng.below(3) as usize];
+    let mut standby = Standby::new(tier, 1 + rng.below(2) as u32);
+    let argv = |yes: bool| yes.then(|| vec!["it".to_owned()]);
+    standby.fence = argv(true);
+    standby.promote = argv(rng.below(2) == 0);
+    standby.demote = argv(rng.below(2) == 0);
+    standby.restore = argv(tier == Tier::Cold && rng.below(2) == 0);
+    standby.warm = if tier == Tier::Warm && rng.below(2) == 0 { Warm::Stopped } else { Warm::Paused };
+    standby.failback = if rng.below(3) == 0 { Failback::Preferred } else { Failback::Sticky };
+    standby.stable_for = Duration::from_secs(20);
+    let mut db = service("db", standby.count + 1);
+    // A stall of all has no witness where the others do not run.
+    db.live = db.live.filter(|_| tier == Tier::Hot);
+    (db.fenced, db.min_available, db.standby) = (true, 0, Some(standby));
+    BTreeMap::from([(Arc::from("db"), Arc::new(Definition::new(db)))])
 }
 
 /// A job, a database that must never run twice, and two tiers in front of it.

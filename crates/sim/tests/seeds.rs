@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use holdfast_sim::{Report, Rules, STEPS, run};
+use holdfast_sim::{Report, Rules, STEPS, run, run_standby};
 
 /// A rule that is missing must be noticed within so many seeds.
 const SEEDS_TO_NOTICE: u64 = 1000;
@@ -73,6 +73,25 @@ fn no_seed_breaks_an_invariant() {
 }
 
 #[test]
+fn no_seed_makes_two_members_active() {
+    let mut events = 0;
+    let mut first = None;
+    let mut broken = 0;
+    for seed in seeds() {
+        let report = run_standby(seed, Rules::ALL, STEPS);
+        assert!(report.events > 100, "seed {seed} did nothing: {} events", report.events);
+        events += report.events;
+        broken += u64::from(report.violation.is_some());
+        first = first.or(report.violation.is_some().then_some(report));
+    }
+    let all = seeds();
+    let told = format!("{broken} of {}, from seed {} on; {events} events", all.end - all.start, all.start);
+    println!("redundant service, broke an invariant: {told}");
+    keep(&[["redundant service, all rules on: seeds that broke an invariant".into(), "0".into(), told]]);
+    assert!(first.is_none(), "{}", describe(&first.expect("just looked")));
+}
+
+#[test]
 fn a_seed_repeats_itself() {
     for seed in [3, 77, 1234] {
         assert_eq!(run(seed, Rules::ALL, STEPS), run(seed, Rules::ALL, STEPS));
@@ -82,10 +101,14 @@ fn a_seed_repeats_itself() {
 /// The simulator is worth something only if it notices a rule that is missing.
 #[test]
 fn each_rule_is_missed() {
-    let notices = |rules| move |seed| Some(run(seed, rules, STEPS)).filter(|r| r.violation.is_some());
+    let ordinary: fn(u64, Rules, u64) -> Report = run;
+    let redundant: fn(u64, Rules, u64) -> Report = run_standby;
+    let all = Rules::WITHOUT.into_iter().map(|rule| (rule, ordinary));
+    let all = all.chain(Rules::WITHOUT_OF_STANDBY.into_iter().map(|rule| (rule, redundant)));
     let mut unnoticed = Vec::new();
-    for (name, rules) in Rules::WITHOUT {
-        let mut found = (0..SEEDS_TO_NOTICE).filter_map(notices(rules));
+    for ((name, rules), run) in all {
+        let notices = |seed| Some(run(seed, rules, STEPS)).filter(|r| r.violation.is_some());
+        let mut found = (0..SEEDS_TO_NOTICE).filter_map(notices);
         let told = match found.next() {
             None => {
                 unnoticed.push(name);

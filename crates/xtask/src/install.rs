@@ -32,6 +32,17 @@ pub(crate) const TESTS: &[Need] = &[
     need("nft", "nftables"),
     need("etcd", "etcd-server"),
     need("etcdctl", "etcd-client"),
+    need("arping", "iputils-arping"),
+];
+
+/// What the lab is made of.
+pub(crate) const LAB: &[Need] = &[
+    need("unshare", "util-linux"),
+    need("ip", "iproute2"),
+    need("nft", "nftables"),
+    need("etcd", "etcd-server"),
+    need("etcdctl", "etcd-client"),
+    need("arping", "iputils-arping"),
 ];
 
 pub(crate) const SHOP: &[Need] =

@@ -8,6 +8,7 @@ mod etcd;
 mod examples;
 mod histogram;
 mod install;
+mod lab;
 mod lanes;
 mod licences;
 mod load;
@@ -60,6 +61,8 @@ enum Task {
     Bare(bare::Options),
     /// The shop of examples/shop: started, under traffic, drilled, shown
     Demo(demo::Options),
+    /// A cluster of machines on this one, from network namespaces, with real etcd, until Ctrl-C; needs root
+    Lab(lab::Options),
     /// Measure against other programs on this machine
     Bench(bench::Options),
     /// Fetch etcd of later Debian releases into ~/.cache/holdfast/etcd, where tests find them
@@ -94,6 +97,7 @@ fn run(task: Task) -> Result<()> {
         Task::Gen(options) => references::run(&root, &options),
         Task::Bare(options) => bare::run(&root, &options),
         Task::Demo(options) => demo::run(&root, &options),
+        Task::Lab(options) => lab::run(&root, &options),
         Task::Bench(options) => bench::run(&root, &options),
         Task::Etcd => etcd::fetch(),
         Task::Tidy => tidy::run(&root),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use holdfast_host::clock;
 use holdfast_policy::balance::{
     Algorithm, Candidate, Choice, PeakEwma, Phase, Picker, State, budget::Budget, eject, replay, slow_start,
 };
@@ -56,6 +57,9 @@ pub(crate) struct Route {
     pub(crate) limits: Limits,
     pub(crate) trusted: Vec<IpAddr>,
     pub(crate) log: Option<LogId>,
+    pub(crate) redundant: bool,
+    /// Since when no endpoint is ready.
+    unready_since: Option<Timestamp>,
     pub(crate) lanes: Vec<Lane>,
     pub(crate) common: Arc<Common>,
     picker: RefCell<Picker>,
@@ -95,7 +99,8 @@ impl Route {
     ) -> Route {
         let ms = Duration::from_millis;
         let t = &b.timeouts;
-        let lanes = b.endpoints.iter().map(|e| Lane::new(e, before)).collect();
+        let lanes: Vec<Lane> = b.endpoints.iter().map(|e| Lane::new(e, before)).collect();
+        let unready = lanes.iter().all(|l| l.state != State::Ready);
         Route {
             name: b.name.clone(),
             slot: b.slot,
@@ -123,6 +128,8 @@ impl Route {
             },
             trusted: b.trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
             log: b.access_log.as_ref().map(|log| core.process.logs.id(log)),
+            redundant: b.redundant,
+            unready_since: unready.then(|| before.and_then(|r| r.unready_since).unwrap_or_else(clock::now)),
             lanes,
             common,
             picker: RefCell::new(before.map(|r| r.picker.borrow().clone()).unwrap_or_default()),
@@ -180,6 +187,11 @@ impl Route {
         let retrying = self.common.retrying.fetch_add(1, Relaxed);
         let place = RetryPlace { common: self.common.clone() };
         self.budget.allows(self.common.in_flight.load(Relaxed), retrying).then_some(place)
+    }
+
+    /// For how long no endpoint has been ready.
+    pub(crate) fn idle_for(&self, now: Timestamp) -> Duration {
+        self.unready_since.map_or(Duration::ZERO, |since| now.since(since))
     }
 
     pub(crate) fn retry_after_s(&self) -> u32 {

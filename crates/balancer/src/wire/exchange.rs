@@ -114,22 +114,29 @@ impl Request {
 }
 
 impl Session {
-    pub(crate) async fn exchange(&mut self, route: &Route, request: &Request, started: Timestamp) -> Done {
+    /// `None`: nobody is active at present; the request goes on by the snapshot that is then in force.
+    pub(crate) async fn exchange(&mut self, route: &Route, request: &Request, started: Timestamp) -> Option<Done> {
         let mut payload = match self.payload(route, request).await {
             Ok(payload) => payload,
-            Err(refusal) => return self.refuse(route, request, refusal, &Tries::default()).await,
+            Err(refusal) => return Some(self.refuse(route, request, refusal, &Tries::default()).await),
         };
         let mut tries = Tries::default();
         let mut now = started;
         loop {
             let index = match self.choose(route, &mut tries, now) {
                 Ok(index) => index,
+                Err(Unchosen::Tried | Unchosen::Refused(Refusal::NotReady { .. }))
+                    if self.awaits_active(route, request, &tries, started) =>
+                {
+                    io::expire(&self.watch).await;
+                    return None;
+                }
                 Err(Unchosen::Tried) if self.rests(route, request, &payload, &mut tries) => {
                     io::expire(&self.watch).await;
                     now = clock::now();
                     continue;
                 }
-                Err(unchosen) => return self.refuse(route, request, unchosen.refusal(&tries), &tries).await,
+                Err(unchosen) => return Some(self.refuse(route, request, unchosen.refusal(&tries), &tries).await),
             };
             tries.count += 1;
             tries.at = index;
@@ -145,7 +152,7 @@ impl Session {
                     {
                         continue;
                     }
-                    return self.refuse(route, request, Refusal::Fault(status), &tries).await;
+                    return Some(self.refuse(route, request, Refusal::Fault(status), &tries).await);
                 }
                 fault => self.attempt(route, index, request, &mut payload, &mut tries, fault).await,
             };
@@ -158,12 +165,12 @@ impl Session {
                         self.out.clear();
                         continue;
                     }
-                    return self.relay(route, index, request, upstream, answer, payload, tries.count).await;
+                    return Some(self.relay(route, index, request, upstream, answer, payload, tries.count).await);
                 }
                 Err(failed) => {
                     self.out.clear();
                     if let Err(refusal) = self.failed(route, index, failed, request, &payload, &mut tries, now) {
-                        return self.refuse(route, request, refusal, &tries).await;
+                        return Some(self.refuse(route, request, refusal, &tries).await);
                     }
                 }
             }
@@ -236,6 +243,22 @@ impl Session {
             Choice::None(Why::NotReady) => not_ready(route.retry_after_s()),
             Choice::None(Why::Empty) => not_ready(1),
         }
+    }
+
+    /// Whether to wait for a member of a redundant service that takes over, for which the watch is armed.
+    fn awaits_active(&self, route: &Route, request: &Request, tries: &Tries, started: Timestamp) -> bool {
+        let sent = tries.last.is_some_and(|(_, f)| !matches!(f, Failure::NotConnected | Failure::Unsent));
+        let movable = request.body == Body::Empty && !request.upgrade && (request.idempotent || !sent);
+        if !route.redundant || !movable {
+            return false;
+        }
+        let now = clock::now();
+        let rng = &mut self.core.rng.borrow_mut();
+        let wait = replay::await_active(&route.replay, now.since(started), route.idle_for(now), rng);
+        let Some(wait) = wait else { return false };
+        self.watch.answered();
+        self.watch.arm(now + wait);
+        true
     }
 
     /// Nobody is left to try: whether to wait, for which the watch is armed, and then try all once more.

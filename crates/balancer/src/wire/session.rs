@@ -193,7 +193,7 @@ impl Session {
         if let Some(buffer) = &mut self.buffer {
             buffer.consume(request.len);
         }
-        let Some(route) = self.balancer.route() else {
+        let Some(mut route) = self.balancer.route() else {
             self.refuse_unread(Refusal::Gone).await;
             return false;
         };
@@ -202,7 +202,13 @@ impl Session {
             self.watch.arm_total(started + total);
         }
         self.out.clear();
-        let done = self.exchange(&route, request, started).await;
+        let done = loop {
+            if let Some(done) = self.exchange(&route, request, started).await {
+                break done;
+            }
+            self.out.clear();
+            route = self.balancer.route().unwrap_or(route);
+        };
         self.watch.answered();
         self.watch.disarm();
         self.account(&route, &done, started);

@@ -136,6 +136,9 @@ pub struct InstanceState {
     /// It waits for a turn to be replaced.
     #[serde(default)]
     pub due: bool,
+    /// Member of a redundant service that could take over now.
+    #[serde(default)]
+    pub able: bool,
 }
 
 /// Machines that one cannot reach, and how they answer.

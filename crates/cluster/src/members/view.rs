@@ -1,6 +1,7 @@
 //! Everything that the store says of the cluster, as one value that is kept up by a watch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
@@ -12,7 +13,7 @@ use crate::keys::{KEY, Record as Key};
 use crate::records::{DESIRED, Desired, PAUSE, Pause, SCALE, codec};
 use crate::{Change, Event, KeyValue, Listing};
 
-/// As of `revision`. A record that cannot be read is left as it was, and told in the log.
+/// As of `revision`; cheap to copy. A record that cannot be read is left as it was, and told in the log.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
     pub revision: u64,
@@ -21,13 +22,13 @@ pub struct View {
     pub scales: BTreeMap<String, u32>,
     /// By key.
     pub pauses: BTreeMap<String, Pause>,
-    pub nodes: BTreeMap<String, Registration>,
-    pub admin: BTreeMap<String, Admin>,
+    pub nodes: BTreeMap<String, Arc<Registration>>,
+    pub admin: BTreeMap<String, Arc<Admin>>,
     pub alive: BTreeSet<String>,
     pub leader: Option<Holder>,
-    pub assigned: BTreeMap<String, Assignment>,
-    pub states: BTreeMap<String, NodeState>,
-    pub links: BTreeMap<String, Links>,
+    pub assigned: BTreeMap<String, Arc<Assignment>>,
+    pub states: BTreeMap<String, Arc<NodeState>>,
+    pub links: BTreeMap<String, Arc<Links>>,
     /// By target.
     pub restarts: BTreeMap<String, String>,
     /// Fingerprint of the cluster's authority.
@@ -79,15 +80,15 @@ impl View {
         } else if key.starts_with(PAUSE) {
             take(key, value, |pause| drop(self.pauses.insert(key.to_owned(), pause)));
         } else if let Some(name) = key.strip_prefix(NODE) {
-            take(key, value, |node| drop(self.nodes.insert(name.to_owned(), node)));
+            take(key, value, |node| drop(self.nodes.insert(name.to_owned(), Arc::new(node))));
         } else if let Some(name) = key.strip_prefix(ADMIN) {
-            take(key, value, |admin| drop(self.admin.insert(name.to_owned(), admin)));
+            take(key, value, |admin| drop(self.admin.insert(name.to_owned(), Arc::new(admin))));
         } else if let Some(name) = key.strip_prefix(ALIVE) {
             self.alive.insert(name.to_owned());
         } else if let Some(name) = key.strip_prefix(ASSIGNED) {
-            take(key, value, |assigned| drop(self.assigned.insert(name.to_owned(), assigned)));
+            take(key, value, |assigned| drop(self.assigned.insert(name.to_owned(), Arc::new(assigned))));
         } else if let Some(name) = key.strip_prefix(STATE) {
-            take(key, value, |state| drop(self.states.insert(name.to_owned(), state)));
+            take(key, value, |state| drop(self.states.insert(name.to_owned(), Arc::new(state))));
         } else if let Some(target) = key.strip_prefix(RESTART) {
             self.restarts.insert(target.to_owned(), String::from_utf8_lossy(value).into_owned());
         } else if key == AUTHORITY {
@@ -97,7 +98,7 @@ impl View {
         } else if let Some(name) = key.strip_prefix(KEY) {
             take(key, value, |record| drop(self.keys.insert(name.to_owned(), record)));
         } else if let Some(name) = key.strip_prefix(LINKS) {
-            take(key, value, |links| drop(self.links.insert(name.to_owned(), links)));
+            take(key, value, |links| drop(self.links.insert(name.to_owned(), Arc::new(links))));
         }
     }
 

@@ -186,7 +186,7 @@ fn job(out: &mut Findings, service: &Service, path: &str) {
 }
 
 fn fenced(out: &mut Findings, service: &Service, path: &str) {
-    if service.fenced && service.replicas > 1 {
+    if service.fenced && service.standby.is_none() && service.replicas > 1 {
         let (span, count) = (out.spans.key(&format!("{path}.fenced")), out.spans.value(&format!("{path}.replicas")));
         out.push(
             Diagnostic::new(

@@ -31,6 +31,14 @@ pub(crate) fn balancer(balancer: &Balancer) -> Vec<Setting> {
         out.put("trusted_proxies", list(balancer.trusted_proxies.iter().map(|ip| text(ip.to_string()))));
     }
     out.put_some("availability", balancer.availability, share);
+    if !balancer.virtual_ips.is_empty() {
+        out.put("virtual_ip", list(balancer.virtual_ips.iter().map(|ip| text(ip.to_string()))));
+        out.put_some("virtual_ip_interface", balancer.virtual_ip_interface.as_ref(), text);
+        out.put("virtual_ip_lease", text(balancer.virtual_ip_lease));
+        if !balancer.virtual_ip_prefer.is_empty() {
+            out.put("virtual_ip_prefer", list(balancer.virtual_ip_prefer.iter().map(text)));
+        }
+    }
     faults(&mut out, balancer);
     bounds(&mut out, balancer);
     out.finish()

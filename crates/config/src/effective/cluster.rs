@@ -7,7 +7,8 @@ use super::{Setting, Settings, duration, size, text, texts};
 
 pub(crate) fn cluster(cluster: &Cluster) -> Vec<Setting> {
     let mut out = Settings::new(&CLUSTER);
-    out.put("etcd", texts(&cluster.etcd));
+    out.put("etcd", if cluster.managed { text("managed") } else { texts(&cluster.etcd) });
+    out.put("etcd_program", text(&cluster.etcd_program));
     out.put("name", text(&cluster.name));
     out.put("lease", text(cluster.lease_profile));
     out.put("link", cluster.link_port.to_string());
@@ -30,6 +31,7 @@ pub(crate) fn machine(machine: &Machine) -> Vec<Setting> {
     for (name, value) in [("host", &machine.host), ("rack", &machine.rack), ("zone", &machine.zone)] {
         out.put_some(name, value.as_ref(), text);
     }
+    out.put("etcd", machine.etcd.to_string());
     if !machine.labels.is_empty() {
         let all: Vec<String> = machine.labels.iter().map(|(k, v)| format!("{} = {}", text(k), text(v))).collect();
         out.put("labels", format!("{{ {} }}", all.join(", ")));

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use holdfast_policy::restart::{Policy, When};
 
-use crate::keys::{LIVE, LOG, NEEDS, READY, RESTART, SERVICE, STARTUP, STOP, Section};
-use crate::model::{Check, Command, Condition, Kind, Port, Probe, Service, Stop, Value};
+use crate::keys::{LIVE, LOG, NEEDS, READY, RESTART, SERVICE, STANDBY, STARTUP, STOP, Section};
+use crate::model::{Check, Command, Condition, Failback, Kind, Port, Probe, Service, Standby, Stop, Value, Warm};
 use crate::read::signal_name;
 use crate::secret::{is_secret, mask_line, mask_words};
 
@@ -18,7 +18,8 @@ pub(crate) fn service(service: &Service) -> Vec<Setting> {
         Command::Argv(argv) => out.put_hidden("command", texts(argv), texts(&mask_words(argv))),
         Command::Shell(line) => out.put_hidden("shell", text(line), text(mask_line(line))),
     }
-    out.put("replicas", service.replicas.to_string());
+    let others = service.standby.as_ref().map_or(0, |s| s.count);
+    out.put("replicas", service.replicas.saturating_sub(others).to_string());
     service.env.iter().for_each(|(name, value)| env(&mut out, name, value));
     if !service.env_files.is_empty() {
         out.put("env_files", list(service.env_files.iter().map(|p| path(p))));
@@ -44,11 +45,14 @@ pub(crate) fn service(service: &Service) -> Vec<Setting> {
         out.put(&format!("after.{other}"), text(condition));
     }
     if service.kind == Kind::Service {
-        let derived = service.replicas.saturating_sub(service.max_unavailable);
+        let derived = match service.standby {
+            Some(_) => 1,
+            None => service.replicas.saturating_sub(service.max_unavailable),
+        };
         out.put_derived("min_available", service.min_available.to_string(), &derived.to_string());
         out.put("max_unavailable", service.max_unavailable.to_string());
     }
-    out.put("fenced", service.fenced.to_string());
+    out.put("fenced", (service.fenced && service.standby.is_none()).to_string());
     if !service.on.is_empty() {
         out.put("on", super::on(&service.on));
     }
@@ -61,6 +65,7 @@ pub(crate) fn service(service: &Service) -> Vec<Setting> {
     probe(&mut out, "ready", &READY, service.ready.as_ref());
     probe(&mut out, "live", &LIVE, service.live.as_ref());
     stop(&mut out, &service.stop);
+    standby(&mut out, service.standby.as_ref());
     out.table("log", &LOG);
     out.put("size", size(service.log.size_bytes_max));
     out.put("keep", service.log.keep.to_string());
@@ -68,6 +73,37 @@ pub(crate) fn service(service: &Service) -> Vec<Setting> {
     out.put_some("cpu_millis", Some(service.needs.cpu_millis).filter(|n| *n > 0), |n| n.to_string());
     out.put_some("memory", Some(service.needs.memory_bytes).filter(|n| *n > 0), size);
     out.finish()
+}
+
+fn standby(out: &mut Settings, standby: Option<&Standby>) {
+    let Some(s) = standby else { return };
+    out.table("standby", &STANDBY);
+    out.put("tier", text(s.tier.name()));
+    out.put("count", s.count.to_string());
+    out.put("warm", text(if s.warm == Warm::Stopped { "stopped" } else { "paused" }));
+    let commands = [
+        ("promote", &s.promote),
+        ("demote", &s.demote),
+        ("fence", &s.fence),
+        ("sync", &s.sync),
+        ("restore", &s.restore),
+    ];
+    for (name, argv) in commands {
+        if let Some(argv) = argv {
+            out.put_hidden(name, texts(argv), texts(&mask_words(argv)));
+        }
+    }
+    let derived = s.max_staleness.map_or("1m".into(), |d| duration(d / 2));
+    out.put_some("max_staleness", s.max_staleness, duration);
+    out.put_derived("sync_every", duration(s.sync_every), &derived);
+    out.put_some("dry_start", s.dry_start, duration);
+    out.put("failback", text(if s.failback == Failback::Preferred { "preferred" } else { "sticky" }));
+    out.put("stable_for", duration(s.stable_for));
+    out.put_some("rto", s.rto, duration);
+    out.put_some("rpo", s.rpo, duration);
+    out.put("lease", text(s.lease));
+    out.put("timeout", duration(s.timeout));
+    out.put("restore_timeout", duration(s.restore_timeout));
 }
 
 fn path(path: &Path) -> String {

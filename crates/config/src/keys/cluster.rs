@@ -8,11 +8,11 @@ pub(crate) static CLUSTER: Section = Section {
     keys: &[
         key(
             "etcd",
-            Forms("\"http://ADDRESS:PORT\", https too, or an array of them"),
+            Forms("\"http://ADDRESS:PORT\", https too, an array of them, or \"managed\""),
             Required,
             Agent,
             r#"["http://10.0.0.1:2379", "http://10.0.0.2:2379", "http://10.0.0.3:2379"]"#,
-            "Members of the etcd cluster that keeps what the machines agree on. Name all: another is asked when one does not answer.",
+            "Members of the etcd cluster that keeps what the machines agree on. Name all: another is asked when one does not answer. With `\"managed\"` holdfast runs etcd itself, on every machine with `etcd = true`.",
         ),
         key(
             "name",
@@ -21,6 +21,14 @@ pub(crate) static CLUSTER: Section = Section {
             Agent,
             r#""shop""#,
             "Several clusters may share one etcd: the keys of each lie below `/holdfast/NAME`.",
+        ),
+        key(
+            "etcd_program",
+            Text,
+            Is("etcd"),
+            Agent,
+            r#""/usr/local/bin/etcd""#,
+            "What is run where etcd is managed: version 3.4 or later, found in the agent's `PATH`.",
         ),
         key(
             "lease",
@@ -97,6 +105,14 @@ pub(crate) static MACHINE: Section = Section {
         ),
         key("rack", Text, Words("its host"), Agent, r#""rack-2""#, "Machines of one rack share power and a switch."),
         key("zone", Text, Words("its rack"), Agent, r#""east""#, "Machines of one zone share a building."),
+        key(
+            "etcd",
+            Bool,
+            Is("false"),
+            Agent,
+            "true",
+            "Holdfast runs a member of etcd here, with `[cluster] etcd = \"managed\"`; its ports are 2379 and 2380. Three such machines stand the loss of one.",
+        ),
         key(
             "labels",
             Forms("table of texts"),

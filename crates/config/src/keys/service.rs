@@ -169,6 +169,14 @@ pub(crate) static SERVICE: Section = Section {
             "An instance must never run twice, whatever fails: its shim kills it when the agent has not renewed its deadline.",
         ),
         key(
+            "standby",
+            Forms("table"),
+            Words("none"),
+            Replaces,
+            r#"{ tier = "hot", count = 1 }"#,
+            "One active instance and others that stand by; see below.",
+        ),
+        key(
             "log",
             Forms("table"),
             Words("the defaults below"),

@@ -1,9 +1,11 @@
 //! `[balancer.NAME]`.
 
+use std::net::IpAddr;
+
 use toml::de::{DeTable, DeValue};
 
 use crate::keys::{EJECT, LIMITS, RETRY, Section, TIMEOUTS};
-use crate::model::{Algorithm, Balancer, Eject, Limits, Retry, Timeouts};
+use crate::model::{Algorithm, Balancer, Eject, Limits, Retry, Timeouts, VirtualIp};
 use crate::reader::{Fault, Findings, Reader};
 
 use super::node::socket_addr;
@@ -37,7 +39,39 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str) -> Balanc
         }),
         on: table.form(out, "on", super::cluster::on).unwrap_or_default(),
         availability: table.opt_share(out, "availability"),
+        virtual_ips: table.list(out, "virtual_ip", virtual_ip),
+        virtual_ip_interface: table.text(out, "virtual_ip_interface"),
+        virtual_ip_lease: table.choice(out, "virtual_ip_lease").unwrap_or("default"),
+        virtual_ip_prefer: table.list(out, "virtual_ip_prefer", |v| {
+            v.as_str().map(str::to_owned).ok_or_else(|| Fault::kind("the name of a node", v))
+        }),
     }
+}
+
+/// `10.0.0.100/24`: the address of one host, with the prefix of its network.
+fn virtual_ip(value: &DeValue<'_>) -> Result<VirtualIp, Fault> {
+    let text = value.as_str().ok_or_else(|| Fault::kind("an address with a prefix", value))?;
+    let Some((address, prefix)) = text.split_once('/') else {
+        return Err(Fault::value("no prefix").hint(format!("write the length of its network: \"{text}/24\"")));
+    };
+    let address: IpAddr = address.parse().map_err(|_| Fault::value("not an IP address"))?;
+    let width = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = prefix.parse().ok().filter(|n| (1..=width).contains(n));
+    let prefix: u8 = prefix.ok_or_else(|| Fault::value(format!("the prefix is a number from 1 to {width}")))?;
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+        return Err(Fault::value("not an address that one host can have in a network"));
+    }
+    let is_end = match address {
+        IpAddr::V4(ip) if prefix < 31 => {
+            let host = u32::MAX >> prefix;
+            u32::from(ip) & host == 0 || u32::from(ip) & host == host
+        }
+        _ => false,
+    };
+    if is_end {
+        return Err(Fault::value("the first or last address of its network belongs to no host"));
+    }
+    Ok(VirtualIp { address, prefix })
 }
 
 fn algorithm(word: Option<&str>) -> Algorithm {

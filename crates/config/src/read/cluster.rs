@@ -1,21 +1,23 @@
 //! `[cluster]` and `[node.NAME]`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use toml::de::{DeTable, DeValue};
 
 use holdfast_policy::lease::Timings;
 
 use crate::keys::Section;
-use crate::model::{Cluster, Machine, Value};
+use crate::model::{Cluster, ETCD_CLIENT_PORT, Machine, Value};
 use crate::reader::{Fault, Findings, Reader};
 
-pub(super) fn read(out: &mut Findings, table: &Reader<'_>) -> Cluster {
+pub(super) fn read(out: &mut Findings, table: &Reader<'_>, nodes: &BTreeMap<String, Machine>) -> Cluster {
     if !table.has("etcd") {
         let span = out.spans.key("cluster");
         table.missing(out, "etcd", span);
     }
-    let etcd = table.list(out, "etcd", url);
+    let managed = table.raw("etcd").is_some_and(|v| v.get_ref().as_str() == Some("managed"));
+    let etcd = if managed { members(out, nodes) } else { table.list(out, "etcd", url) };
     let word = table.choice(out, "lease").unwrap_or("default");
     let lease = Timings::PROFILES.iter().find(|(name, _)| *name == word).map_or(Timings::DEFAULT, |(_, t)| *t);
     for (one, other) in [("cert", "key"), ("key", "cert"), ("password", "user")] {
@@ -27,6 +29,8 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>) -> Cluster {
     Cluster {
         name: table.text(out, "name").unwrap_or_default(),
         etcd,
+        managed,
+        etcd_program: table.text(out, "etcd_program").unwrap_or_default(),
         lease_profile: word,
         lease,
         link_port: u16::try_from(table.u32(out, "link")).unwrap_or_default(),
@@ -37,6 +41,29 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>) -> Cluster {
         cert: table.path_value(out, "cert"),
         key: table.path_value(out, "key"),
     }
+}
+
+/// Where the members are that holdfast runs itself.
+fn members(out: &mut Findings, nodes: &BTreeMap<String, Machine>) -> Vec<String> {
+    let members: Vec<&Machine> = nodes.values().filter(|node| node.etcd).collect();
+    if members.is_empty() {
+        let span = out.spans.value("cluster.etcd");
+        let fault =
+            Fault::value("no machine runs it").hint("write etcd = true below [node.NAME], best for three of them");
+        out.fault("cluster.etcd", span, fault);
+    }
+    let mut urls = Vec::new();
+    for member in members {
+        match member.address {
+            Some(address) => urls.push(format!("http://{}", SocketAddr::new(address, ETCD_CLIENT_PORT))),
+            None => {
+                let path = format!("node.{}.etcd", member.name);
+                let span = out.spans.value(&path);
+                out.fault(&path, span, Fault::value("needs `address` beside it: the other members must find it"));
+            }
+        }
+    }
+    urls
 }
 
 fn url(value: &DeValue<'_>) -> Result<String, Fault> {
@@ -76,6 +103,7 @@ pub(super) fn machine(out: &mut Findings, table: &Reader<'_>, name: &str) -> Mac
         host,
         rack,
         zone,
+        etcd: table.boolean(out, "etcd"),
         labels: table.form(out, "labels", labels).unwrap_or_default(),
         cpus: table.opt_u32(out, "cpus"),
         memory_bytes: table.opt_size(out, "memory"),

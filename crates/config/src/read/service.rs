@@ -14,7 +14,7 @@ use crate::keys::{LIVE, LOG, NEEDS, READY, STARTUP};
 use crate::model::{Command, Condition, Kind, Log, Needs, Port, Service};
 use crate::reader::{Fault, Findings, Reader, integer, unknown_word};
 
-use super::{probe, restart};
+use super::{probe, restart, standby};
 
 pub(crate) use stop::signal_name;
 
@@ -24,7 +24,8 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str, host: IpA
         Some("job") => Kind::Job,
         _ => Kind::Service,
     };
-    let replicas = table.u32(out, "replicas");
+    let standby = standby::read(out, table);
+    let replicas = table.u32(out, "replicas").saturating_add(standby.as_ref().map_or(0, |s| s.count));
     let max_unavailable = table.u32(out, "max_unavailable");
     let base = out.base.clone();
     Service {
@@ -48,9 +49,14 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str, host: IpA
         ready: probe::read(out, table, "ready", &READY),
         live: probe::read(out, table, "live", &LIVE),
         stop: stop::read(out, table),
-        min_available: table.opt_u32(out, "min_available").unwrap_or(replicas.saturating_sub(max_unavailable)),
+        // Of a redundant service the active one is all that is available.
+        min_available: match standby {
+            Some(_) => table.opt_u32(out, "min_available").map_or(1, |n| n.min(1)),
+            None => table.opt_u32(out, "min_available").unwrap_or(replicas.saturating_sub(max_unavailable)),
+        },
         max_unavailable,
-        fenced: table.boolean(out, "fenced"),
+        fenced: table.boolean(out, "fenced") || standby.is_some(),
+        standby,
         log: log(out, table),
         on: table.form(out, "on", super::cluster::on).unwrap_or_default(),
         apart_from: table.list(out, "apart_from", super::cluster::service_name).into_iter().collect(),

@@ -38,6 +38,12 @@ fn file_with(section: &'static Section, key: &str, example: &str) -> String {
         "timeout" => "tcp = true;every = \"10s\"",
         _ => "tcp = true",
     };
+    let standby = match key {
+        "max_staleness" | "sync_every" => "tier = \"warm\";sync = [\"s\"]",
+        "warm" => "tier = \"warm\"",
+        "restore" | "dry_start" => "tier = \"cold\"",
+        _ => "tier = \"hot\"",
+    };
     let (table, name, value) = match () {
         () if is(&keys::NODE) => ("node", key.to_owned(), example.to_owned()),
         () if is(&keys::CLUSTER) => ("cluster", key.to_owned(), example.to_owned()),
@@ -50,6 +56,7 @@ fn file_with(section: &'static Section, key: &str, example: &str) -> String {
         () if is(&keys::LIVE) => with("service.app", inner("live", ask)),
         () if is(&keys::STOP) => with("service.app", inner("stop", "")),
         () if is(&keys::NEEDS) => with("service.app", inner("needs", "")),
+        () if is(&keys::STANDBY) => with("service.app", inner("standby", standby)),
         () if is(&keys::LOG) => with("service.app", inner("log", "")),
         () if is(&keys::BALANCER) => ("balancer.app", key.to_owned(), example.to_owned()),
         () if is(&keys::RETRY) => with("balancer.app", inner("retry", "")),
@@ -74,6 +81,13 @@ fn file_with(section: &'static Section, key: &str, example: &str) -> String {
     match name.as_str() {
         "shell" => _ = lines.remove("command"),
         "type" => _ = lines.remove("replicas"),
+        "virtual_ip" | "virtual_ip_interface" | "virtual_ip_lease" | "virtual_ip_prefer" => {
+            lines.extend([("listen", "\"0.0.0.0:9090\""), ("virtual_ip", "\"10.0.0.100/24\"")]);
+        }
+        "standby" => {
+            lines.remove("replicas");
+            lines.insert("ready", "{ tcp = true }");
+        }
         _ => {}
     }
     lines.insert(&name, &value);

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
+use holdfast_cluster::Store;
 use holdfast_cluster::embedded::Embedded;
 use holdfast_cluster::records::{self, Records};
-use holdfast_config::{Config, Environment, Port};
+use holdfast_config::{Config, Environment, Port, Service};
 use holdfast_host::{clock, listen};
 use holdfast_observe::journal::{self, Journal};
 use holdfast_observe::metrics::Metrics;
@@ -23,7 +24,8 @@ use tokio::sync::{Mutex, watch};
 use super::member::{self, Member};
 use super::metrics_port::MetricsPort;
 use super::planes::{Planes, Sockets};
-use crate::api::{Applied, Apply, Desired, Done, Pause, Resume};
+use super::vip::{self, Vips};
+use crate::api::{Applied, Apply, Desired, Done, Pause, Resume, Switchover};
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
 use crate::terminal::human;
@@ -44,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) journal_trouble: Option<journal::Error>,
     pub(crate) services: Handle,
     pub(crate) planes: Arc<Planes>,
+    pub(crate) vips: Vips,
     pub(crate) metrics: Metrics,
     metrics_port: MetricsPort,
     pub(crate) epoch: u64,
@@ -56,10 +59,14 @@ pub(crate) struct Core {
     pub(crate) member: Option<Arc<Member>>,
     /// Endpoints on other machines may have changed.
     remotes: watch::Sender<u64>,
+    /// The member of etcd that holdfast runs here.
+    own_etcd: std::sync::Mutex<Option<Service>>,
     /// Why instances are not where they should be, as the leader (here) says.
     held: std::sync::Mutex<BTreeMap<String, String>>,
     /// One change of the wanted state at a time.
     changing: Mutex<()>,
+    /// The next life of this agent is a member of a cluster.
+    migrated: watch::Sender<bool>,
     /// `down` was asked for.
     ending: watch::Sender<bool>,
     seq: AtomicU64,
@@ -67,6 +74,11 @@ pub(crate) struct Core {
 
 /// A second costs nothing, and services whose shims die meanwhile wait for it.
 const RESUME_AGAIN: Duration = Duration::from_secs(1);
+
+/// A new agent has found its balancer processes by then, or there are none.
+const PLANES_KNOWN: Duration = Duration::from_secs(10);
+/// A command waits this long for a switchover; a client gives up a little later.
+const SWITCHOVER_TIME: Duration = Duration::from_secs(9);
 
 /// The shared table has a slot for so many endpoints.
 const REPLICAS_MAX: u32 = 1000;
@@ -96,7 +108,8 @@ impl Core {
         life: String,
         member: Option<Arc<Member>>,
     ) -> Arc<Core> {
-        Arc::new(Core {
+        Arc::new_cyclic(|core| Core {
+            vips: Vips::new(vip_context(core, &store, member.as_ref(), &node, &life, epoch)),
             layout,
             node,
             records,
@@ -114,8 +127,10 @@ impl Core {
             resume_trouble: std::sync::Mutex::default(),
             member,
             remotes: watch::Sender::new(0),
+            own_etcd: std::sync::Mutex::default(),
             held: std::sync::Mutex::default(),
             changing: Mutex::new(()),
+            migrated: watch::Sender::new(false),
             ending: watch::Sender::new(false),
             seq: AtomicU64::new(0),
         })
@@ -200,6 +215,7 @@ impl Core {
         self.know_the_cluster().await?;
         let before = self.in_force();
         self.refuse_busy_ports(&config, before.as_deref())?;
+        vip::check(&config)?;
         // Opened before anything is stored or changed, so that a busy port refuses the file as a whole.
         let sockets = self.planes.open_sockets(&self.local(&config))?;
         let metrics = self.metrics_port.open(config.node.metrics).await?;
@@ -253,7 +269,10 @@ impl Core {
         };
         self.metrics_port.serve(config.node.metrics, metrics, self);
         self.planes.set_config(&local, sockets);
-        self.services.apply(&self.scaled(&config), vec![internal]).await.map_err(|e| services_failure(&e))?;
+        let mut parts = vec![internal];
+        parts.extend(self.own_etcd().map(|service| Internal { service, listeners: Vec::new() }));
+        self.services.apply(&self.scaled(&config), parts).await.map_err(|e| services_failure(&e))?;
+        self.vips.apply(&local).await;
         self.in_force.send_replace(Some(Arc::new(InForce { config, desired })));
         Ok(())
     }
@@ -313,6 +332,15 @@ impl Core {
         })
     }
 
+    pub(crate) async fn switch_over(&self, request: Switchover) -> Result<Done, Failure> {
+        let Switchover { service, to, force } = request;
+        let to_whom = to.as_deref().unwrap_or("another member");
+        self.audit("switchover", &format!("{service} to {to_whom}"));
+        let done = self.services.switch_over(&service, to.as_deref(), force, SWITCHOVER_TIME).await;
+        let t = done.map_err(|e| services_failure(&e).exit(Exit::Refused))?;
+        Ok(Done { message: format!("{service}: {} is active, {} after {} began to leave", t.to, human(t.rto), t.from) })
+    }
+
     pub(crate) async fn pause(&self, request: Pause) -> Result<Done, Failure> {
         let time = Duration::from_millis(request.for_ms);
         let name = request.name.as_deref();
@@ -345,6 +373,8 @@ impl Core {
     /// Begins to stop everything; the agent ends when nothing is left.
     pub(crate) async fn down(self: &Arc<Self>) -> Result<Done, Failure> {
         let _one = self.changing.lock().await;
+        // First: another node takes over while the balancers here finish what they have.
+        self.vips.stop_all().await;
         self.services.stop_all().await.map_err(|e| services_failure(&e))?;
         self.audit("down", "everything");
         self.ending.send_replace(true);
@@ -368,10 +398,53 @@ impl Core {
     }
 
     /// Who asked is the owner of the socket: mode 0600 lets nobody else in.
-    fn audit(&self, what: &'static str, target: &str) {
+    pub(crate) fn audit(&self, what: &'static str, target: &str) {
         tracing::info!(action = what, target, "asked by a client");
         let event = super::agent_event(self, "agent").change("", what, format!("asked to {what} {target}"));
         self.journal.append(event.with(holdfast_observe::incident::STAGE, "neutral"));
+    }
+}
+
+/// Through a weak reference, because the tasks are part of what they look at.
+fn vip_context(
+    core: &Weak<Core>,
+    store: &Embedded,
+    member: Option<&Arc<Member>>,
+    node: &NodeId,
+    life: &str,
+    epoch: u64,
+) -> vip::Context {
+    let (seen, told, kept) = (core.clone(), core.clone(), core.clone());
+    let (node, life, started) = (node.to_string(), life.to_owned(), clock::now());
+    let name = node.clone();
+    let well = move || {
+        let well = seen.upgrade().is_some_and(|core| super::view::planes_in_force(&core) > 0);
+        (well || clock::now() >= started + PLANES_KNOWN).then_some(well)
+    };
+    let event = move |subject: &str| match told.upgrade() {
+        Some(core) => super::agent_event(&core, subject),
+        None => holdfast_host::event::Event::now(&name, "agent", "", subject),
+    };
+    let journal = move |event| {
+        if let Some(core) = kept.upgrade() {
+            core.journal.append(event);
+        }
+    };
+    vip::Context {
+        store: member.map_or_else(|| Arc::new(store.clone()) as Arc<dyn Store>, |m| m.store.clone()),
+        clock: holdfast_cluster::boot_clock(),
+        holder: member.map_or_else(|| node.clone(), |m| m.holder()),
+        node,
+        epoch,
+        life,
+        peers: match member {
+            Some(member) => Arc::new(member::CarriersOf { member: member.clone(), core: core.clone() }),
+            None => Arc::new(vip::Alone),
+        },
+        well: Arc::new(well),
+        event: Arc::new(event),
+        journal: Arc::new(journal),
+        rules: holdfast_policy::vip::Rules::default(),
     }
 }
 

@@ -4,20 +4,24 @@
 //! locally, so that an agent starts, and goes on, while the shared store is away.
 
 mod asked;
+mod carriers;
 mod following;
+pub(crate) mod keeping;
 mod leading;
 mod link;
 mod linking;
+pub(crate) mod migrate;
 mod presence;
 mod remote;
 mod reporting;
+mod rolling;
 mod secrets;
 mod watching;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +31,7 @@ use holdfast_cluster::records::{self, Records};
 use holdfast_cluster::{Op, Store, Txn};
 use holdfast_config::{Cluster, Config, Environment, Value};
 use holdfast_host::clock;
+use holdfast_observe::status::Leading;
 use holdfast_policy::lease::FencingToken;
 use holdfast_policy::{NodeId, Timestamp};
 use holdfast_services::supervisor::Placement;
@@ -37,6 +42,7 @@ use crate::failure::{Exit, Failure};
 use link::{Keeper, Peers, Questions};
 
 pub(crate) use asked::alone;
+pub(crate) use carriers::CarriersOf;
 pub(crate) use link::{Join, Joined, authority_failure};
 pub(crate) use linking::Heard;
 pub(crate) use remote::remotes;
@@ -45,6 +51,8 @@ pub(crate) use remote::remotes;
 const IDENTITY: &str = "/identity";
 /// The last assignment, for a start while the shared store is away.
 const ASSIGNED: &str = "/assigned";
+/// What this machine is called, so that it is not called otherwise when its host name changes.
+const NAME: &str = "/name";
 /// Highest token that this machine has seen.
 const TOKEN: &str = "/token";
 
@@ -59,6 +67,8 @@ pub(crate) struct Seen {
 pub(crate) struct Member {
     pub(crate) name: NodeId,
     pub(crate) cluster: Cluster,
+    /// The file that it started with.
+    config: Config,
     pub(crate) address: IpAddr,
     pub(crate) etcd: Etcd,
     pub(crate) store: Arc<dyn Store>,
@@ -81,9 +91,21 @@ pub(crate) struct Member {
     /// Why this machine is not a member at present.
     trouble: Mutex<Option<String>>,
     token: Mutex<FencingToken>,
+    /// Of the shared store; 0 while it is not known.
+    pub(crate) epoch: Arc<AtomicU64>,
+    /// It was a member under its name at least once: nobody else is.
+    admitted: AtomicBool,
+    /// `None` while another leads.
+    leading: Mutex<Option<Leading>>,
 }
 
 impl Member {
+    /// The name under which it became a member.
+    pub(crate) async fn kept_name(local: &dyn Store) -> Option<String> {
+        let kept = local.get(NAME.into()).await.ok().flatten()?;
+        String::from_utf8(kept.value).ok()
+    }
+
     /// `None` where the file keeps one machine alone. Nothing is sent: the shared store may be away.
     pub(crate) async fn prepare(
         config: &Config,
@@ -105,9 +127,13 @@ impl Member {
         })?;
         let store: Arc<dyn Store> = Arc::new(etcd.clone());
         let identity = identity(&*local).await?;
+        let keep = Txn::always([Op::put(NAME, name.to_string())]);
+        local.txn(keep).await.map_err(|e| super::core::store_failure(&e))?;
         let token = local.get(TOKEN.into()).await.ok().flatten().and_then(|kv| String::from_utf8(kv.value).ok());
+        let token: FencingToken = token.and_then(|t| t.parse().ok()).unwrap_or_default();
         Ok(Some(Arc::new(Member {
             name: name.clone(),
+            config: config.clone(),
             cluster,
             address,
             etcd,
@@ -125,12 +151,16 @@ impl Member {
             rival: Mutex::default(),
             contact: AtomicU64::new(0),
             trouble: Mutex::new(None),
-            token: Mutex::new(token.and_then(|t| t.parse().ok()).unwrap_or_default()),
+            leading: Mutex::new(None),
+            epoch: Arc::new(AtomicU64::new(token.epoch)),
+            admitted: AtomicBool::new(false),
+            token: Mutex::new(token),
         })))
     }
 
     /// Begins to take part, for as long as the agent lives.
     pub(crate) fn start(self: &Arc<Self>, core: &Arc<Core>) {
+        keeping::start(self, core);
         linking::start(self, core);
         tokio::spawn(watching::run(self.clone(), core.clone()));
         tokio::spawn(presence::run(self.clone(), core.clone()));
@@ -176,6 +206,7 @@ impl Member {
                 return;
             }
             *known = token;
+            self.epoch.store(token.epoch, Ordering::Release);
         }
         if let Err(error) = self.local.txn(Txn::always([Op::put(TOKEN, token.to_string())])).await {
             tracing::warn!(%error, "the highest token is not kept");
@@ -194,6 +225,19 @@ impl Member {
     pub(crate) fn in_touch(&self, now: Timestamp) -> bool {
         let last = Timestamp::from_nanos(self.contact.load(Ordering::Relaxed));
         now.since(last) < self.cluster.lease.renew + self.cluster.lease.ttl / 5
+    }
+
+    pub(crate) fn leading(&self) -> Option<Leading> {
+        *self.leading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, count: impl FnOnce(&mut Option<Leading>)) {
+        count(&mut self.leading.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Of leases: an agent under the same name with another data directory is somebody else.
+    pub(crate) fn holder(&self) -> String {
+        format!("{}#{}", self.name, self.identity)
     }
 
     fn set_trouble(&self, trouble: Option<String>) {
@@ -235,7 +279,7 @@ pub(crate) fn fits(labels: &BTreeMap<String, String>, on: &BTreeMap<String, Vec<
     on.iter().all(|(label, values)| labels.get(label).is_some_and(|value| values.contains(value)))
 }
 
-fn options(cluster: &Cluster) -> Result<Options, Failure> {
+pub(crate) fn options(cluster: &Cluster) -> Result<Options, Failure> {
     let mut options = Options::new(cluster.etcd.clone());
     options.key_prefix = format!("/holdfast/{}/", cluster.name);
     options.tls = Tls { ca: cluster.ca.clone(), client: cluster.cert.clone().zip(cluster.key.clone()) };

@@ -142,7 +142,9 @@ impl Planes {
             let names: Vec<String> = (0..threads).map(|index| socket_name(addr, index)).collect();
             if !names.iter().all(|name| sockets.contains_key(name)) {
                 // All at once: sockets of one address share it only with their own kind, and connections are spread over all of them.
-                let fresh = listen::bind(addr, usize::from(threads)).map_err(|e| {
+                let virtual_ip = config.balancers.values().flat_map(|b| &b.virtual_ips).any(|v| v.address == addr.ip());
+                let bind = if virtual_ip { listen::bind_early } else { listen::bind };
+                let fresh = bind(addr, usize::from(threads)).map_err(|e| {
                     let failure = Failure::new(e.code(), e.to_string());
                     match e.hint() {
                         Some(hint) => failure.hint(hint),

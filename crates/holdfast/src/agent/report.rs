@@ -3,6 +3,7 @@
 mod cluster;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use holdfast_balancer::shared::Counters;
 use holdfast_config::{Balancer, Check, Config};
@@ -17,7 +18,9 @@ use holdfast_observe::{journal, status};
 use holdfast_policy::balance;
 use holdfast_policy::time::millis;
 use holdfast_policy::{InstanceId, Timestamp};
-use holdfast_services::supervisor::{EndpointState, Entry, Exit, InstanceStatus, ServiceStatus};
+use holdfast_services::supervisor::{
+    EndpointState, Entry, Exit, InstanceStatus, ServiceStatus, StandbyStatus, Takeover,
+};
 
 use super::core::{Core, no_such};
 use crate::api::{self, IncidentQuery, SystemBalancer, SystemInstance, SystemPlane, SystemService, Why, WhyEntry};
@@ -34,7 +37,7 @@ const SAME_MOMENT_MS: u64 = 5;
 /// The Supervisor's words for a state, in those that people see.
 pub(super) fn state(name: &str) -> State {
     match name {
-        "launching" | "unknown" => State::Starting,
+        "launching" | "unknown" | "promoting" | "dry" => State::Starting,
         "not_ready" => State::Unready,
         "waiting" | "absent" => State::Pending,
         "restarting" | "finishing" => State::Stopping,
@@ -76,7 +79,8 @@ impl Core {
                 revision: in_force.as_ref().map_or(0, |f| f.desired.revision),
                 config: in_force.as_ref().map_or_else(String::new, |f| f.desired.path.clone()),
                 data_dir: self.layout.data_dir.display().to_string(),
-                holds_lease: true,
+                holds_lease: self.member.as_ref().is_none_or(|member| member.in_touch(now)),
+                leading: self.member.as_ref().and_then(|member| member.leading()),
             },
             incidents_open: self.journal.open_incidents(),
             availability: match config {
@@ -140,6 +144,15 @@ impl Core {
                 hint: Some("free some space; what runs goes on running".into()),
             });
         }
+        for (name, service) in &self.services.status().services {
+            if let Some(trouble) = service.standby.as_ref().and_then(|s| s.trouble.as_ref()) {
+                warnings.push(Warning {
+                    code: "HF0348".into(),
+                    message: format!("{name}: a takeover is held up: {trouble}"),
+                    hint: Some(format!("holdfast why {name}")),
+                });
+            }
+        }
         if let Some(failure) = self.trouble() {
             warnings.push(Warning {
                 code: failure.code.clone(),
@@ -185,7 +198,13 @@ impl Core {
             failed: counters.failed,
             retries: counters.retried,
             in_flight: in_flight_total,
+            virtual_ips: self.virtual_ips(balancer),
         }
+    }
+
+    fn virtual_ips(&self, balancer: &Balancer) -> Vec<status::VirtualIp> {
+        let mut seen = self.vips.seen();
+        balancer.virtual_ips.iter().filter_map(|ip| seen.remove(&ip.address)).collect()
     }
 
     /// What the balancers do with it at this moment.
@@ -198,6 +217,7 @@ impl Core {
                 Some(_) => "ready",
                 None => "unready",
             },
+            EndpointState::Standby => "standby",
             EndpointState::Suspect => "suspect",
             EndpointState::Draining => "draining",
             EndpointState::NotReady | EndpointState::Gone => "unready",
@@ -279,6 +299,12 @@ impl Core {
             id.as_ref().and_then(|id| seen.services.get(&id.service)?.instances.iter().find(|i| i.id == *id));
         let service = seen.services.get(name);
         let balancer = self.in_force().and_then(|f| f.config.balancers.get(name).cloned());
+        if let Ok(address) = name.parse::<std::net::IpAddr>()
+            && let Some(seen) = self.vips.seen().get(&address)
+        {
+            let entries = self.journaled(Journaled::Address(address), incident, None).await;
+            return Ok(Why { subject: name.to_owned(), now: now_of_address(seen), entries, next: None });
+        }
         if instance.is_none() && service.is_none() && balancer.is_none() && id.is_none_or(|id| &*id.service != "_agent")
         {
             return Err(no_such(name));
@@ -289,24 +315,39 @@ impl Core {
             entries.extend(self.services.explain(subject).await.unwrap_or_default().iter().map(entry));
         }
         let begins = entries.first().map(|e: &WhyEntry| e.wall_ms.saturating_sub(SAME_MOMENT_MS));
-        entries.extend(self.journaled(subject, incident, begins).await);
+        for ip in balancer.iter().flat_map(|b| &b.virtual_ips) {
+            entries.extend(self.journaled(Journaled::Address(ip.address), incident.clone(), None).await);
+        }
+        entries.extend(self.journaled(Journaled::Name(subject), incident, begins).await);
         entries.sort_by_key(|e| e.wall_ms);
         let now = match (instance, service, &balancer) {
             (Some(i), _, _) => now_of(i),
-            (_, Some(s), _) => format!("{} of {} ready", s.ready, s.desired),
-            (_, _, Some(b)) => format!("in front of {}", b.service),
+            (_, Some(s), _) => match &s.standby {
+                Some(standby) => of_group(standby),
+                None => format!("{} of {} ready", s.ready, s.desired),
+            },
+            (_, _, Some(b)) => {
+                let addresses = self.virtual_ips(b);
+                let told = addresses.iter().map(|seen| format!("\n  {}: {}", seen.address, now_of_address(seen)));
+                format!("in front of {}{}", b.service, told.collect::<String>())
+            }
             _ => String::new(),
         };
-        let next = instance.filter(|i| i.state != "ready").map(|i| format!("holdfast logs {}", i.id));
+        let next =
+            instance.filter(|i| !matches!(i.state, "ready" | "standby")).map(|i| format!("holdfast logs {}", i.id));
         Ok(Why { subject: name.to_owned(), now, entries, next })
     }
 
     /// What happened before this agent's memory begins.
-    async fn journaled(&self, name: &str, incident: Option<String>, until: Option<u64>) -> Vec<WhyEntry> {
-        let is_instance = name.parse::<InstanceId>().is_ok();
+    async fn journaled(&self, of: Journaled<'_>, incident: Option<String>, until: Option<u64>) -> Vec<WhyEntry> {
+        let (subject, service) = match of {
+            Journaled::Address(address) => (Some(format!("vip/{address}")), None),
+            Journaled::Name(name) if name.parse::<InstanceId>().is_ok() => (Some(format!("instance/{name}")), None),
+            Journaled::Name(name) => (None, Some(name.to_owned())),
+        };
         let query = journal::EventQuery {
-            subject: is_instance.then(|| format!("instance/{name}")),
-            service: (!is_instance).then(|| name.to_owned()),
+            subject,
+            service,
             incident,
             until_wall_ms: until,
             limit: 40,
@@ -360,6 +401,33 @@ impl Core {
     }
 }
 
+/// Whose events are read.
+enum Journaled<'a> {
+    Name(&'a str),
+    Address(std::net::IpAddr),
+}
+
+fn now_of_address(seen: &status::VirtualIp) -> String {
+    let mut text = seen.state.replace('_', " ");
+    if let Some(interface) = &seen.interface {
+        text.push_str(&format!(" on {interface}"));
+    }
+    let left = |ms: u64| human(std::time::Duration::from_millis(ms));
+    for (what, value) in [
+        ("owner", seen.owner.clone()),
+        ("lease left", seen.lease_left_ms.map(left)),
+        ("kernel lets go in", seen.kernel_left_ms.map(left)),
+    ] {
+        if let Some(value) = value {
+            text.push_str(&format!(", {what} {value}"));
+        }
+    }
+    if let Some(reason) = &seen.reason {
+        text.push_str(&format!("\n  {reason}"));
+    }
+    text
+}
+
 pub(super) fn service(s: &ServiceStatus, now: Timestamp) -> Service {
     Service {
         desired: s.desired,
@@ -370,6 +438,27 @@ pub(super) fn service(s: &ServiceStatus, now: Timestamp) -> Service {
         min_available: s.min_available,
         reason: s.instances.iter().find_map(|i| i.held).map(held),
         next: None,
+        standby: s.standby.as_ref().map(|standby| redundancy(standby, now)),
+    }
+}
+
+fn redundancy(s: &StandbyStatus, now: Timestamp) -> status::Standby {
+    let takeover = |t: &Takeover| status::Takeover {
+        from: t.from.to_string(),
+        to: t.to.to_string(),
+        planned: t.planned,
+        ago_ms: millis(now.since(t.at)),
+        rto_ms: millis(t.rto),
+        rpo_ms: t.rpo.map(millis),
+    };
+    status::Standby {
+        tier: s.tier.to_owned(),
+        active: s.active.as_ref().map(ToString::to_string),
+        token: s.token.map(|token| token.to_string()),
+        takeover: s.takeover.as_ref().map(takeover),
+        rto_ms: s.rto.map(millis),
+        rpo_ms: s.rpo.map(millis),
+        trouble: s.trouble.clone(),
     }
 }
 
@@ -389,6 +478,10 @@ fn instance(i: &InstanceStatus, now: Timestamp) -> Instance {
         last_exit: i.last_exit.as_ref().map(exit),
         paused: i.held == Some("paused"),
         node: None,
+        role: i.role.map(ToOwned::to_owned),
+        unable: i.able.filter(|_| i.state != "ready").and_then(Result::err).map(|why| why.reason().to_owned()),
+        data_age_ms: i.data_age.map(millis),
+        dry_start: i.dry_start.map(|(_, passed)| passed),
     }
 }
 
@@ -411,12 +504,38 @@ fn exit(exit: &Exit) -> String {
     }
 }
 
+/// `db-2 is active (hot standby, token 1.17); last failover 240 ms (declared 2 s)`.
+fn of_group(s: &StandbyStatus) -> String {
+    let mut text = match (&s.active, s.token) {
+        (Some(active), Some(token)) => format!("{active} holds the lease ({} standby, token {token})", s.tier),
+        _ => format!("nobody is active ({} standby)", s.tier),
+    };
+    let declared = |limit: Option<Duration>| limit.map_or(String::new(), |d| format!(" (declared {})", human(d)));
+    if let Some(t) = &s.takeover {
+        let what = if t.planned { "switchover" } else { "failover" };
+        text.push_str(&format!("; last {what} {} -> {}: rto {}{}", t.from, t.to, human(t.rto), declared(s.rto)));
+        if let Some(rpo) = t.rpo {
+            text.push_str(&format!(", rpo {}{}", human(rpo), declared(s.rpo)));
+        }
+    }
+    if let Some(trouble) = &s.trouble {
+        text.push_str(&format!("; {trouble}"));
+    }
+    text
+}
+
 fn now_of(i: &InstanceStatus) -> String {
     let mut text = state(i.state).name().to_owned();
     let now = clock::now();
     text.push_str(&format!(" for {}", human(now.since(i.since))));
     if let Some(pid) = i.pid {
         text.push_str(&format!(", pid {pid}"));
+    }
+    if let Some(role) = i.role {
+        text.push_str(&format!(", role {role}"));
+    }
+    if let Some(age) = i.data_age {
+        text.push_str(&format!(", data {} old", human(age)));
     }
     if i.restarts > 0 {
         text.push_str(&format!(", {} restarts", i.restarts));

@@ -14,8 +14,8 @@ use tokio::net::UnixListener;
 use super::core::Core;
 use super::member::alone;
 use crate::api::{
-    Applied, Apply, CanLose, ClusterInfo, Desired, Done, IncidentQuery, KeyInfo, KeyWish, NodeChange, Pause, RenewWish,
-    Restart, Resume, Scale, Token, TokenWish, WhyQuery,
+    Applied, Apply, CanLose, ClusterInfo, Desired, Done, IncidentQuery, KeyInfo, KeyWish, MigrateQuery, NodeChange,
+    Pause, RenewWish, Restart, Resume, Rolling, RollingNext, Scale, Switchover, Token, TokenWish, WhyQuery,
 };
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
@@ -48,6 +48,7 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .route("/v1/down", post(down))
         .route("/v1/restart", post(restart))
         .route("/v1/scale", post(scale))
+        .route("/v1/switchover", post(switchover))
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
         .route("/v1/node", post(node))
@@ -56,6 +57,8 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .route("/v1/keys", get(keys).post(change_keys))
         .route("/v1/cluster/token", post(cluster_token))
         .route("/v1/cluster/renew", post(cluster_renew))
+        .route("/v1/rolling", post(rolling))
+        .route("/v1/migrate", post(migrate))
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(core)
@@ -121,6 +124,10 @@ async fn scale(State(core): State<Arc<Core>>, Json(request): Json<Scale>) -> Ans
     core.scale(&request.service, request.replicas).await.map(Json)
 }
 
+async fn switchover(State(core): State<Arc<Core>>, Json(request): Json<Switchover>) -> Answer<Done> {
+    core.switch_over(request).await.map(Json)
+}
+
 async fn pause(State(core): State<Arc<Core>>, Json(request): Json<Pause>) -> Answer<Done> {
     core.pause(request).await.map(Json)
 }
@@ -155,6 +162,18 @@ async fn cluster_token(State(core): State<Arc<Core>>, Json(request): Json<TokenW
 
 async fn cluster_renew(State(core): State<Arc<Core>>, Json(request): Json<RenewWish>) -> Answer<Done> {
     core.renew(&request).await.map(Json)
+}
+
+async fn rolling(State(core): State<Arc<Core>>, Json(request): Json<Rolling>) -> Answer<RollingNext> {
+    core.rolling(&request).await.map(Json)
+}
+
+async fn migrate(
+    State(core): State<Arc<Core>>,
+    Query(query): Query<MigrateQuery>,
+    Json(request): Json<Apply>,
+) -> Answer<Done> {
+    core.migrate(&request, query.node.as_deref()).await.map(Json)
 }
 
 pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Response {

@@ -1,6 +1,6 @@
 //! Configuration and endpoints to what the balancer processes are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use holdfast_balancer::snapshot::{
@@ -26,14 +26,16 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn assign(&mut self, names: impl Iterator<Item = Arc<str>>, limit: u16) -> BTreeMap<Arc<str>, u16> {
-        let names: Vec<Arc<str>> = names.collect();
+        let names: BTreeSet<Arc<str>> = names.collect();
         self.taken.retain(|name, _| names.contains(name));
+        let mut used: BTreeSet<u16> = self.taken.values().copied().collect();
         for name in names {
             if self.taken.contains_key(&name) {
                 continue;
             }
-            let free = (0..limit).map(|n| (self.next + n) % limit).find(|slot| !self.taken.values().any(|t| t == slot));
+            let free = (0..limit).map(|n| (self.next + n) % limit).find(|slot| !used.contains(slot));
             if let Some(slot) = free {
+                used.insert(slot);
                 self.next = (slot + 1) % limit;
                 self.taken.insert(name, slot);
             }
@@ -68,13 +70,13 @@ pub(crate) fn build(
         .values()
         .filter_map(|balancer| {
             let slot = *balancer_slots.get(balancer.name.as_str())?;
-            Some(one(balancer, layout, places, slot))
+            Some(one(config, balancer, layout, places, slot))
         })
         .collect();
     Snapshot { version: VERSION, epoch: order.0, seq: order.1, processes: config.node.balancer_processes, balancers }
 }
 
-fn one(balancer: &Balancer, layout: &Layout, places: &[Place], slot: u16) -> BalancerSnapshot {
+fn one(config: &Config, balancer: &Balancer, layout: &Layout, places: &[Place], slot: u16) -> BalancerSnapshot {
     BalancerSnapshot {
         name: balancer.name.clone(),
         service: balancer.service.clone(),
@@ -121,6 +123,7 @@ fn one(balancer: &Balancer, layout: &Layout, places: &[Place], slot: u16) -> Bal
             size_bytes_max: ACCESS_LOG_BYTES,
             keep: ACCESS_LOGS_KEPT,
         }),
+        redundant: config.services.get(&balancer.service).is_some_and(|s| s.standby.is_some()),
         trusted_proxies: balancer.trusted_proxies.clone(),
         endpoints: places.iter().filter(|p| *p.service == *balancer.service).map(|p| p.endpoint.clone()).collect(),
     }

@@ -81,6 +81,15 @@ fn export(core: &Core, followed: &mut Followed) {
             .get_or_create(&BalancerLabels::new(&*name))
             .set(i64::from(super::view::planes_in_force(core)));
     }
+    let seen = core.vips.seen();
+    for balancer in core.in_force().iter().flat_map(|f| f.config.balancers.values()) {
+        let carries = |ip: &&holdfast_config::VirtualIp| {
+            seen.get(&ip.address).is_some_and(|s| s.state == "owned" || s.state == "safe_mode")
+        };
+        let owned = balancer.virtual_ips.iter().filter(carries).count();
+        let gauge = metrics.balancer_virtual_ips_owned.get_or_create(&BalancerLabels::new(&balancer.name)).clone();
+        gauge.set(i64::try_from(owned).unwrap_or(0));
+    }
     let status = core.services.status();
     for (name, service) in status.services.iter().filter(|(_, s)| !s.internal) {
         metrics.service_desired_instances.get_or_create(&ServiceLabels::new(&**name)).set(i64::from(service.desired));

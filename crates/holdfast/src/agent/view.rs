@@ -106,7 +106,11 @@ fn publish(core: &Core, table: &Endpoints, ready_since: &mut BTreeMap<String, (I
         addr: e.endpoint.addr,
         state: e.state,
     });
-    let elsewhere = core.member.iter().flat_map(|member| remotes(member)).map(|r| Seen {
+    let in_force = core.in_force();
+    let balanced: BTreeSet<&str> =
+        in_force.iter().flat_map(|f| f.config.balancers.values()).map(|b| b.service.as_str()).collect();
+    let remotes = core.member.iter().flat_map(|member| remotes(member));
+    let elsewhere = remotes.filter(|r| balanced.contains(&*r.id.service)).map(|r| Seen {
         name: format!("{}@{}", r.id, r.node),
         id: r.id,
         node: Some(r.node),
@@ -118,9 +122,10 @@ fn publish(core: &Core, table: &Endpoints, ready_since: &mut BTreeMap<String, (I
     ready_since.retain(|name, (life, _)| seen.iter().any(|e| e.name == *name && e.incarnation == *life));
     let slots = core.planes.slots_for(seen.iter().map(|e| Arc::from(e.name.as_str())));
     let mut places = Vec::new();
+    let mut without = 0u32;
     for one in seen {
         let Some(slot) = slots.get(one.name.as_str()) else {
-            tracing::warn!(instance = one.name, "no slot left in the shared table: it gets no requests");
+            without += 1;
             continue;
         };
         if one.state == EndpointState::Ready {
@@ -146,6 +151,9 @@ fn publish(core: &Core, table: &Endpoints, ready_since: &mut BTreeMap<String, (I
             name: one.name,
         });
     }
+    if without > 0 {
+        tracing::warn!(without, "no slots left in the shared table: some instances get no requests");
+    }
     core.planes.set_places(places);
 }
 
@@ -154,7 +162,7 @@ fn state(state: EndpointState) -> State {
         EndpointState::Ready => State::Ready,
         EndpointState::Suspect => State::Suspect,
         EndpointState::Draining => State::Draining,
-        EndpointState::NotReady | EndpointState::Gone => State::NotReady,
+        EndpointState::Standby | EndpointState::NotReady | EndpointState::Gone => State::NotReady,
     }
 }
 

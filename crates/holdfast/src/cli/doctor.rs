@@ -1,5 +1,7 @@
 //! `holdfast doctor`: what about this machine or this data directory will hurt, with evidence and what to do.
 
+mod cluster;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -65,6 +67,9 @@ pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
         clock(),
     ];
     findings.extend(certificate(common, &layout));
+    if let Ok(loaded) = holdfast_config::Config::load(&common.file) {
+        findings.extend(cluster::findings(&loaded.config).await);
+    }
     findings.sort_by_key(|f| f.verdict);
     let worst = findings.first().map_or(Verdict::Good, |f| f.verdict);
     if common.json {

@@ -1,7 +1,7 @@
-//! Commands that are one request to the agent: restart, scale, pause, resume.
+//! Commands that are one request to the agent: restart, scale, switchover, pause, resume.
 
 use super::{Common, duration, print_json, print_text};
-use crate::api::{Done, Pause, Restart, Resume, Scale};
+use crate::api::{Done, Pause, Restart, Resume, Scale, Switchover};
 use crate::failure::{Exit, Failure};
 
 pub(super) async fn restart(common: &Common, target: String) -> Result<Exit, Failure> {
@@ -17,6 +17,16 @@ pub(super) async fn scale(common: &Common, what: &str) -> Result<Exit, Failure> 
                 .exit(Exit::Usage)
         })?;
     let done: Done = common.client()?.post("/v1/scale", &Scale { service, replicas }).await?;
+    say(common, &done)
+}
+
+pub(super) async fn switch_over(
+    common: &Common,
+    service: String,
+    to: Option<String>,
+    force: bool,
+) -> Result<Exit, Failure> {
+    let done: Done = common.client()?.post("/v1/switchover", &Switchover { service, to, force }).await?;
     say(common, &done)
 }
 

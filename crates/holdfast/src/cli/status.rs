@@ -62,9 +62,18 @@ pub(super) fn render(status: &Status, style: Style, width: usize) -> String {
         text.push('\n');
         text.push_str(&instances(status, style, width));
     }
+    let redundant = redundant(status, style);
+    if !redundant.is_empty() {
+        text.push('\n');
+        text.push_str(&redundant);
+    }
     if !status.balancers.is_empty() {
         text.push('\n');
         text.push_str(&balancers(status, style, width));
+    }
+    if status.balancers.values().any(|b| !b.virtual_ips.is_empty()) {
+        text.push('\n');
+        text.push_str(&virtual_ips(status, style, width));
     }
     if let Some(next) = next(status) {
         text.push_str(&format!("\n{} {next}\n", style.cyan("next:")));
@@ -136,6 +145,40 @@ fn instances(status: &Status, style: Style, width: usize) -> String {
     table(&rows, width)
 }
 
+/// Whether it can take over, and how old its data is.
+fn standby(instance: &Instance) -> String {
+    let age = instance.data_age_ms.map(|ms| format!("data {} old", human(Duration::from_millis(ms))));
+    let dry = instance.dry_start.map(|passed| format!("dry start {}", if passed { "passed" } else { "failed" }));
+    instance.unable.clone().into_iter().chain(age).chain(dry).collect::<Vec<_>>().join("; ")
+}
+
+/// One line for each redundant service: who is active, and what the last takeover cost beside what is declared.
+fn redundant(status: &Status, style: Style) -> String {
+    let mut text = String::new();
+    for (name, standby) in status.services.iter().filter_map(|(name, s)| Some((name, s.standby.as_ref()?))) {
+        let ms = |ms: u64| human(Duration::from_millis(ms));
+        let active = standby.active.clone().unwrap_or_else(|| style.red("nobody"));
+        let token = standby.token.as_ref().map_or(String::new(), |t| format!(", token {t}"));
+        text.push_str(&format!("{name}: {active} is active ({} standby{token})", standby.tier));
+        if let Some(t) = &standby.takeover {
+            let judge = |measured: u64, declared: Option<u64>| match declared {
+                Some(limit) if measured > limit => style.red(&format!("{} of {}", ms(measured), ms(limit))),
+                Some(limit) => format!("{} of {}", ms(measured), ms(limit)),
+                None => ms(measured),
+            };
+            let what = if t.planned { "switchover" } else { "failover" };
+            let rpo = t.rpo_ms.map_or(String::new(), |rpo| format!(", rpo {}", judge(rpo, standby.rpo_ms)));
+            let rto = judge(t.rto_ms, standby.rto_ms);
+            text.push_str(&format!("; {what} from {} {} ago: rto {rto}{rpo}", t.from, ms(t.ago_ms)));
+        }
+        if let Some(trouble) = &standby.trouble {
+            text.push_str(&format!("; {}", style.red(trouble)));
+        }
+        text.push('\n');
+    }
+    text
+}
+
 fn header(names: &[&str], style: Style) -> Vec<String> {
     names.iter().map(|name| style.dim(name)).collect()
 }
@@ -143,6 +186,7 @@ fn header(names: &[&str], style: Style) -> Vec<String> {
 fn row(instance: &Instance, service: &Service, style: Style) -> Vec<String> {
     let why = match instance.state {
         State::Ready | State::Completed => String::new(),
+        State::Standby => standby(instance),
         _ => instance
             .next
             .clone()
@@ -164,7 +208,7 @@ fn row(instance: &Instance, service: &Service, style: Style) -> Vec<String> {
 pub(super) fn paint(style: Style, state: State) -> String {
     let name = state.name();
     match state {
-        State::Ready | State::Completed => style.green(name),
+        State::Ready | State::Standby | State::Completed => style.green(name),
         State::Failed | State::Backoff | State::Unknown => style.red(name),
         State::Stopped => style.dim(name),
         _ => style.yellow(name),
@@ -180,6 +224,33 @@ fn balancers(status: &Status, style: Style, width: usize) -> String {
         row.extend((0..3).map(|n| windows.get(n).map_or_else(|| "-".into(), |w| percent(w, style))));
         row.push(endpoints(balancer));
         rows.push(row);
+    }
+    table(&rows, width)
+}
+
+fn virtual_ips(status: &Status, style: Style, width: usize) -> String {
+    let names = ["VIRTUAL IP", "HERE", "FOR", "OWNER", "LEASE LEFT", "KERNEL LETS GO IN", "WHY"];
+    let mut rows = vec![header(&names, style)];
+    let mut all: Vec<_> = status.balancers.values().flat_map(|b| &b.virtual_ips).collect();
+    all.sort_by(|a, b| a.address.cmp(&b.address));
+    all.dedup_by(|a, b| a.address == b.address);
+    let left = |ms: Option<u64>| ms.map_or_else(|| "-".into(), |ms| human(Duration::from_millis(ms)));
+    for ip in all {
+        let state = match ip.state.as_str() {
+            "owned" => style.green(&ip.state),
+            "conflict" => style.red(&ip.state),
+            "standby" => ip.state.clone(),
+            _ => style.yellow(&ip.state),
+        };
+        rows.push(vec![
+            ip.address.clone(),
+            state,
+            human(Duration::from_millis(ip.since_ms)),
+            ip.owner.clone().unwrap_or_else(|| "-".into()),
+            left(ip.lease_left_ms),
+            left(ip.kernel_left_ms),
+            ip.reason.clone().unwrap_or_default(),
+        ]);
     }
     table(&rows, width)
 }
@@ -215,7 +286,9 @@ fn next(status: &Status) -> Option<String> {
         if let Some(next) = &service.next {
             return Some(next.clone());
         }
-        let worst = instances.first().filter(|i| !matches!(i.state, State::Ready | State::Completed | State::Stopped));
+        let worst = instances
+            .first()
+            .filter(|i| !matches!(i.state, State::Ready | State::Standby | State::Completed | State::Stopped));
         if let Some(worst) = worst {
             return Some(format!("holdfast why {}", worst.id));
         }

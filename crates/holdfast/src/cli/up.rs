@@ -26,6 +26,8 @@ const READY_TIME: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// `up` in the foreground prints what changed at this pace.
 const FOLLOW_EVERY: Duration = Duration::from_millis(250);
+/// Code of an agent that does not reach the shared store.
+const NO_STORE: &str = "HF0410";
 const STOP_TIME: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Args)]
@@ -44,13 +46,13 @@ pub(super) async fn run(common: &Common, options: &Options) -> Result<Exit, Fail
     let layout = common.layout()?;
     if options.detach {
         // Signals keep their default: Ctrl-C ends the wait, what was begun goes on.
-        let applied = start(&layout, loaded.path, loaded.text).await?;
+        let applied = start(common, &layout, loaded.path, loaded.text, limit).await?;
         return ready_or_named(common, &layout, applied, limit).await;
     }
     // Taken before anything is started, so that Ctrl-C at any moment stops in order.
     let mut stop = Interrupts::new()?;
     let started = tokio::select! {
-        result = start(&layout, loaded.path, loaded.text) => result,
+        result = start(common, &layout, loaded.path, loaded.text, limit) => result,
         why = stop.next() => Err(interrupted(why)),
     };
     match started {
@@ -63,9 +65,29 @@ pub(super) async fn run(common: &Common, options: &Options) -> Result<Exit, Fail
     }
 }
 
-async fn start(layout: &Layout, path: String, text: String) -> Result<Applied, Failure> {
+async fn start(
+    common: &Common,
+    layout: &Layout,
+    path: String,
+    text: String,
+    limit: Duration,
+) -> Result<Applied, Failure> {
     ensure_agent(layout).await?;
-    Client::new(layout).post("/v1/apply", &Apply { path, text }).await
+    let (client, apply, began) = (Client::new(layout), Apply { path, text }, Instant::now());
+    let mut progress = Progress::new(common.json);
+    loop {
+        match client.post("/v1/apply", &apply).await {
+            // At the very first start of a cluster too few machines are there: the next `up` elsewhere ends the wait.
+            Err(failure) if failure.code == NO_STORE && began.elapsed() < limit => {
+                progress.show("waiting for etcd: do enough of its members run?");
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            result => {
+                progress.clear();
+                return result;
+            }
+        }
+    }
 }
 
 /// An agent that answers, started when there is none.
@@ -169,7 +191,7 @@ fn not_ready(status: &Status) -> Vec<Waiting> {
     let mut waiting = Vec::new();
     for (name, service) in &status.services {
         for instance in &service.instances {
-            if matches!(instance.state, State::Ready | State::Completed | State::Stopped) {
+            if matches!(instance.state, State::Ready | State::Standby | State::Completed | State::Stopped) {
                 continue;
             }
             let why = match &instance.reason {
@@ -181,6 +203,9 @@ fn not_ready(status: &Status) -> Vec<Waiting> {
                 why,
                 hopeless: instance.state == State::Failed || crash_loop(instance) || is_held(instance),
             });
+        }
+        if service.standby.is_some() && service.ready == 0 {
+            waiting.push(Waiting { name: name.clone(), why: "no member is active yet".into(), hopeless: false });
         }
         if (service.instances.len() as u32) < service.desired {
             waiting.push(Waiting { name: name.clone(), why: "instances not created yet".into(), hopeless: false });

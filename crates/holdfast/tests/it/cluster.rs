@@ -1,5 +1,6 @@
 //! Several agents on one machine, each with an address and a data directory of its own, and real etcd.
 
+mod many;
 mod security;
 mod town;
 
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::proof;
 use crate::rate::Rate;
+use many::Many;
 use town::Town;
 
 /// Beyond the lease: a decision, a launch and its first probe, on a machine on which everything else runs too.
@@ -141,4 +143,108 @@ fn two_agents_cannot_be_one_machine() {
         twin.status()["warnings"].to_string().contains("another agent is a member as `n1`")
     });
     assert!(town.sites[0].status()["warnings"] == serde_json::json!([]), "{}", ran.stderr);
+}
+
+#[test]
+fn one_agent_leads_fifty_machines_and_two_thousand_instances() {
+    let (machines, services, each) = proof::size((20, 10, 40), (50, 50, 40));
+    let instances = services * each;
+    let town = Town::with(1, "default", None);
+    let mut many = Many::start(&town.etcd.endpoints(), "town", machines);
+    let services: String = (1..=services)
+        .map(|n| format!("[service.s{n}x]\ncommand = [\"/bin/true\"]\nreplicas = {each}\non = {{ sim = \"yes\" }}\n"))
+        .collect();
+    town.write(&services);
+    let ran = town.sites[0].run(&["up", "-d"]);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    let ready = || {
+        let status = town.sites[0].api("/v1/status");
+        let all = status["services"].as_object().cloned().unwrap_or_default();
+        all.values().map(|s| s["ready"].as_u64().unwrap_or(0)).sum::<u64>()
+    };
+    town.sites[0].wait_for("all of them", || ready() == instances as u64);
+    let leading = || town.sites[0].api("/v1/status")["agent"]["leading"].clone();
+    let (before, theirs) = (leading(), many.writes());
+    // Nothing happens now: nobody should write anything.
+    let idle = Duration::from_secs(proof::size(5, 30));
+    many::hold_still(idle);
+    let after = leading();
+    let stays = after["passes"].as_u64() >= before["passes"].as_u64() && after != serde_json::Value::Null;
+    assert!(stays, "the lead was lost: {before} {after}\n{}", town.sites[0].agent_log());
+    let written =
+        many.writes() - theirs + after["writes"].as_u64().unwrap_or(0) - before["writes"].as_u64().unwrap_or(0);
+    let worst_ms = after["pass_max_us"].as_u64().unwrap_or(u64::MAX) as f64 / 1000.0;
+    let mean_ms = after["pass_sum_us"].as_f64().unwrap_or(0.0) / 1000.0 / after["passes"].as_f64().unwrap_or(1.0);
+    let per_node = written as f64 / idle.as_secs_f64() / machines as f64;
+    let mut evidence = proof::Evidence::new("cluster", "one_agent_leads_fifty_machines");
+    evidence.condition("machines", machines);
+    evidence.condition("instances", instances);
+    evidence.figure("reconcile pass of the leader, worst ms", "< 200", format!("{worst_ms:.1}"));
+    evidence.figure("reconcile pass of the leader, mean ms", "-", format!("{mean_ms:.1}"));
+    evidence.figure("etcd writes when idle, per machine and second", "< 1", format!("{per_node:.3}"));
+    evidence.tell();
+    println!(
+        "{machines} machines, {instances} instances: pass {mean_ms:.1} ms mean, {worst_ms:.1} ms worst; {per_node:.3} writes/s idle"
+    );
+    many.stop();
+    assert!(per_node < 1.0, "{per_node} writes a second and machine");
+    if proof::proving() {
+        assert!(worst_ms < 200.0, "{worst_ms} ms");
+    }
+}
+
+#[test]
+fn a_machine_that_was_alone_becomes_the_first_of_a_cluster() {
+    let town = Town::empty(2, "fast");
+    let web = town.web(2).replace("on = { node = \"n1\" }\n", "");
+    town.write_alone(&web);
+    town.sites[0].up();
+    let rate = Rate::start(town.port, town.port, RATE);
+    rate.let_pass(50);
+    let refused = town.sites[0].run(&["cluster", "migrate"]);
+    assert_eq!(refused.code, 5, "{}{}", refused.stdout, refused.stderr);
+    town.write(&town.web(2));
+    let refused = town.sites[0].run(&["up", "-d"]);
+    assert!(refused.stderr.contains("HF0333"), "{}", refused.stderr);
+    town.sites[0].ok(&["cluster", "migrate"]);
+    town.sites[0].wait_for("n1 to be a member with all that it ran", || {
+        town.sites[0].api("/v1/status")["nodes"]["n1"]["state"] == "ready" && town.ready() == 2
+    });
+    town.sites[1].up();
+    town.wait_for_all();
+    let again = town.sites[0].run(&["cluster", "migrate"]);
+    assert_eq!(again.code, 5, "{}{}", again.stdout, again.stderr);
+    rate.let_pass(100);
+    rate.finish().none_failed();
+}
+
+#[test]
+fn holdfast_runs_etcd_and_replaces_a_member_whose_disk_is_lost() {
+    let mut town = Town::managed(3, "fast");
+    town.apply(0, &town.web(3));
+    town.wait_ready(3);
+    let members = |town: &Town| -> Vec<serde_json::Value> {
+        serde_json::from_str(&town.sites[0].run(&["cluster", "members", "--json"]).stdout).unwrap_or_default()
+    };
+    let well = |town: &Town| members(town).iter().filter(|m| m["answers"] == true && m["name"] != "").count();
+    town.sites[0].wait_for("three members", || well(&town) == 3);
+    let snapshot = town.sites[0].path().join("snapshot.db");
+    town.sites[0].ok(&["cluster", "snapshot", &snapshot.to_string_lossy()]);
+    assert!(std::fs::metadata(&snapshot).is_ok_and(|m| m.len() > 1000));
+    let rate = Rate::start(town.port, town.port, RATE);
+    town.kill_machine(2);
+    std::fs::remove_dir_all(town.sites[2].data().join("etcd")).expect("its data was there");
+    town.sites[0].wait_for("two members to go on", || well(&town) == 2 && town.ready() == 3);
+    town.sites[2].up();
+    town.sites[0].wait_for("a new member in its place", || well(&town) == 3);
+    town.wait_for_all();
+    rate.let_pass(100);
+    rate.finish().none_failed();
+    // An agent that is replaced keeps the member that it started.
+    let before = members(&town);
+    crate::site::kill(town.sites[1].pid_of_agent(), "KILL");
+    town.sites[1].wait_for("its agent to be back", || town.sites[1].api("/v1/ping") != serde_json::Value::Null);
+    town.wait_for_all();
+    assert_eq!(members(&town).len(), before.len());
+    assert!(town.sites[1].living().iter().filter(|(_, text)| text.contains("--initial-cluster")).count() == 1);
 }

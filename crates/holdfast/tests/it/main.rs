@@ -14,6 +14,8 @@ mod footprint;
 mod incident_times;
 mod lifecycle;
 mod notify;
+mod standby;
 mod starting;
 mod torture;
 mod traffic;
+mod virtual_ip;

@@ -14,12 +14,20 @@ pub(crate) struct Site {
     dir: tempfile::TempDir,
     /// Of a machine of a cluster: its name, and the file that all share.
     member: Option<(String, PathBuf)>,
+    /// Words before the binary: `ip netns exec NAME`.
+    through: Vec<String>,
 }
 
 impl Site {
     /// `{origin}` and `{dir}` in the text become the test service and the site's directory.
     pub(crate) fn new(text: &str) -> Self {
-        let site = Site { dir: tempfile::tempdir().expect("a temporary directory"), member: None };
+        Site::through(&[], text)
+    }
+
+    /// Every command of the site is run by another one.
+    pub(crate) fn through(words: &[&str], text: &str) -> Self {
+        let through = words.iter().map(|w| (*w).to_owned()).collect();
+        let site = Site { dir: tempfile::tempdir().expect("a temporary directory"), member: None, through };
         site.write(text);
         site
     }
@@ -32,8 +40,13 @@ impl Site {
 
     /// One machine of a cluster, with a data directory of its own.
     pub(crate) fn member(name: &str, file: &Path) -> Self {
+        Site::member_through(&[], name, file)
+    }
+
+    pub(crate) fn member_through(words: &[&str], name: &str, file: &Path) -> Self {
+        let through = words.iter().map(|w| (*w).to_owned()).collect();
         let dir = tempfile::tempdir().expect("a temporary directory");
-        Site { dir, member: Some((name.to_owned(), file.to_owned())) }
+        Site { dir, member: Some((name.to_owned(), file.to_owned())), through }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -45,7 +58,10 @@ impl Site {
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        let binary = env!("CARGO_BIN_EXE_holdfast").to_owned();
+        let words: Vec<String> = self.through.iter().cloned().chain([binary]).collect();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         if let Some((name, file)) = &self.member {
             command.args(["--node", name]).arg("--file").arg(file).arg("--data-dir").arg(self.data());
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::site::{Site, free_port, get, kill};
 
 /// Steady GETs from a few threads until it is dropped; every answer that is not a 200 with the right body is a failure.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     failures: Arc<std::sync::Mutex<Vec<String>>>,
@@ -16,7 +16,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(port: u16) -> Self {
+    pub(crate) fn start(port: u16) -> Self {
         let expected = get(port, "/").expect("answers").1;
         let load = Load { stop: Arc::default(), sent: Arc::default(), failures: Arc::default(), threads: Vec::new() };
         let threads = (0..4)
@@ -42,11 +42,11 @@ impl Load {
         Load { threads, ..load }
     }
 
-    fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    fn finish(mut self) -> (u64, Vec<String>) {
+    pub(crate) fn finish(mut self) -> (u64, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread.join().expect("the load ends");

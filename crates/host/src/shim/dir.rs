@@ -74,6 +74,11 @@ impl Dir {
         self.logs().join("current")
     }
 
+    /// Role and fencing token of the child: `EPOCH.REVISION ROLE`, replaced as a whole.
+    pub fn token(&self) -> PathBuf {
+        self.path.join("token")
+    }
+
     /// What the shim itself has to say when it panics.
     pub fn shim_log(&self) -> PathBuf {
         self.path.join("shim.log")

@@ -2,6 +2,7 @@
 
 mod lifecycle;
 mod requests;
+mod role;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -129,7 +130,8 @@ impl Keeper {
         // Made now, so that this generation can be declared over when the disk is full.
         let _ = Ring::open(&dir.dead(), DEAD);
         let machine = Machine::new((&spec.restart).into(), spec.oneshot, Rng::from_seed(seed()));
-        let state = first_state(&spec);
+        let mut state = first_state(&spec);
+        role::open(&dir, &spec, &mut state)?;
         let intent = if spec.autostart { Intent::Run } else { Intent::Rest };
         Ok(Keeper {
             state,

@@ -57,6 +57,24 @@ pub enum Body {
     Grant {
         restart: bool,
     },
+    /// How long the shim waits after a fault before it restarts on its own, so that another member can take over.
+    Hold {
+        ms: u64,
+    },
+    /// What the child is, and the fencing token under which: written durably to the token file before it is
+    /// acknowledged. A token below one of before is refused.
+    Role {
+        #[serde(with = "incarnation_text")]
+        incarnation: Incarnation,
+        role: String,
+        token: String,
+    },
+    /// SIGSTOP (true) or SIGCONT to the child and its process group.
+    Freeze {
+        #[serde(with = "incarnation_text")]
+        incarnation: Incarnation,
+        frozen: bool,
+    },
     /// The agent's probes found the child ready.
     Ready {
         #[serde(with = "incarnation_text")]
@@ -99,6 +117,9 @@ impl Body {
             Body::Restart { .. } => "restart",
             Body::Kill { .. } => "kill",
             Body::Grant { .. } => "grant",
+            Body::Hold { .. } => "hold",
+            Body::Role { .. } => "role",
+            Body::Freeze { .. } => "freeze",
             Body::Ready { .. } => "ready",
             Body::Deadline { .. } => "deadline",
             Body::HoldFds { .. } => "hold_fds",

@@ -55,6 +55,13 @@ pub struct Spec {
     pub stdin: bool,
     /// Runs only while `Deadline` lies in the future, and the child dies with its shim.
     pub fenced: bool,
+    /// A fenced member of a redundant service: it runs without a deadline until it is given its first one.
+    pub standby: bool,
+    /// A deadline that has passed ends the generation: its owner may have given the lease away on the strength of that, so
+    /// a later one, which was under way, is refused.
+    pub final_deadline: bool,
+    /// `HOLDFAST_ROLE` until another is told (`standby`, `dry`); empty without roles.
+    pub role: String,
     /// Processes that the child starts are not part of it and are left alone: the agent, which launches shims.
     pub spares_descendants: bool,
     /// Directory of the cgroup to create for this instance, from [`crate::cgroup`]; `None` runs without one.
@@ -95,6 +102,9 @@ impl Default for Spec {
             leaves_when_done: false,
             stdin: false,
             fenced: false,
+            standby: false,
+            final_deadline: false,
+            role: String::new(),
             spares_descendants: false,
             cgroup: None,
             fds: Vec::new(),

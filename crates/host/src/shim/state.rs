@@ -93,6 +93,12 @@ pub struct State {
     pub granted: bool,
     /// Of a fenced instance: until when it may run.
     pub deadline_boot_ns: Option<u64>,
+    /// As the token file says it: `active`, `standby`, `dry`, or nothing.
+    pub role: String,
+    /// Newest fencing token, `EPOCH.REVISION`, also of an earlier generation.
+    pub token: Option<String>,
+    /// After a fault the program stays down for this long, unless somebody asks for its start.
+    pub hold_ms: u64,
     pub held: Vec<String>,
     /// Log lines dropped because the disk took no more.
     pub log_lines_dropped: u64,

@@ -16,8 +16,9 @@ fn instance_rank(state: State) -> u8 {
         State::Draining => 8,
         State::Stopping => 9,
         State::Ready => 10,
-        State::Completed => 11,
-        State::Stopped => 12,
+        State::Standby => 11,
+        State::Completed => 12,
+        State::Stopped => 13,
     }
 }
 

@@ -39,6 +39,20 @@ pub const RESTS_MAX: u32 = 12;
 /// tries at what is down.
 pub const REST_WHILE: Duration = Duration::from_secs(1);
 
+/// A request to a redundant service of which nobody is active waits this long for a member that takes over, counted
+/// from its arrival and from the moment since which nobody is active. Longer than a hot takeover takes.
+pub const AWAIT_ACTIVE: Duration = Duration::from_secs(3);
+
+/// Looks for the new active member are this far apart. Nothing is sent anywhere, so they cost nobody anything.
+pub const AWAIT_EVERY: Duration = Duration::from_millis(10);
+
+/// How long to wait before looking again whether a member is active; `None` when the time is over. `waited` is since the
+/// request came, `idle_for` how long nobody has been active.
+pub fn await_active(rules: &Rules, waited: Duration, idle_for: Duration, rng: &mut Rng) -> Option<Duration> {
+    let again = rules.enabled && waited < AWAIT_ACTIVE && idle_for < AWAIT_ACTIVE;
+    again.then(|| rng.jitter(AWAIT_EVERY, REST_JITTER))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// Refused, unreachable or not connected within the limit.
@@ -138,6 +152,16 @@ mod tests {
     const STREAMED: Request = Request { replayable: false, ..GET };
     const OTHER: Next = Next::Again { fresh: false, budgeted: false };
     const FRESH: Next = Next::Again { fresh: true, budgeted: true };
+
+    #[test]
+    fn a_takeover_is_waited_for_and_a_long_outage_is_not() {
+        let (on, off) = (Rules { enabled: true, tries_max: 3 }, Rules { enabled: false, tries_max: 3 });
+        let (s, mut rng) = (Duration::from_secs, Rng::from_seed(1));
+        assert!(await_active(&on, s(1), s(2), &mut rng).is_some_and(|wait| wait < AWAIT_EVERY * 2));
+        for (rules, waited, idle) in [(&off, 0, 0), (&on, 3, 0), (&on, 0, 3)] {
+            assert_eq!(await_active(rules, s(waited), s(idle), &mut rng), None);
+        }
+    }
 
     #[test]
     fn every_row_of_the_table() {

@@ -10,7 +10,8 @@ use holdfast_policy::availability::Tally;
 use holdfast_policy::{Endpoint, InstanceId, NodeId, Role, Timestamp};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::leases::{Leases, Wish};
+use super::jobs::Jobs;
+use super::leases::{self, Leases};
 use super::ledger::{Entry as LedgerEntry, Ledger};
 use super::prober::Prober;
 use super::shims::{Order, Shims};
@@ -40,6 +41,7 @@ pub(crate) struct Engine {
     pub(crate) shims: Shims,
     pub(crate) ledger: Ledger,
     pub(crate) leases: Leases,
+    pub(crate) jobs: Jobs,
     pub(crate) prober: Prober,
     pub(crate) journal: Option<Journal>,
     pub(crate) life: String,
@@ -95,8 +97,13 @@ impl Engine {
             match action {
                 Action::Persist(record) => self.ledger.enter(LedgerEntry::Record(record)),
                 Action::AssignPort { instance } => self.assign_port(instance),
-                Action::Lease { instance } => self.leases.wish(Wish::Hold(instance)),
-                Action::ReleaseLease { instance } => self.leases.wish(Wish::Release(instance)),
+                Action::Lease { instance, shared, timings, asked } => {
+                    self.leases.ask(leases::Ask::Hold { instance, shared, timings, asked })
+                }
+                Action::ReleaseLease { instance, shared } => self.leases.ask(leases::Ask::Release { instance, shared }),
+                Action::Fenced { instance } => self.leases.ask(leases::Ask::Fenced(instance)),
+                Action::Want { service, to, over } => self.leases.ask(leases::Ask::Want { service, to, over }),
+                Action::Job(job) => self.jobs.start(job),
                 Action::Launch(launch) => {
                     let instance = launch.instance.clone();
                     self.shims.order(&instance, Order::Launch(launch));

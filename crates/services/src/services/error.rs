@@ -1,6 +1,7 @@
 //! What keeps the services from being kept.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,6 +17,12 @@ pub enum Error {
     Thread(#[source] std::io::Error),
     #[error("there is no service or instance `{0}`")]
     UnknownTarget(String),
+    #[error("no other member of {service} can become active: {reason}")]
+    NoSwitchover { service: String, reason: String },
+    #[error("{service}: no other member was active within {} s; it is still tried", limit.as_secs())]
+    SlowSwitchover { service: String, limit: Duration },
+    #[error("{0} has one active instance and its standbys; their number stands in the file")]
+    NotScaled(String),
     #[error("the services are not kept any more: the agent is ending")]
     Ended,
 }
@@ -29,6 +36,9 @@ impl Error {
             Error::RunDir { .. } => "HF0220",
             Error::Thread(_) => "HF0221",
             Error::UnknownTarget(_) => "HF0222",
+            Error::NoSwitchover { .. } => "HF0345",
+            Error::SlowSwitchover { .. } => "HF0346",
+            Error::NotScaled(_) => "HF0347",
             Error::Ended => "HF0223",
         }
     }
@@ -45,6 +55,10 @@ impl Error {
             }
             Error::Thread(_) => Some("the limit of processes or memory is reached (ulimit -u, free -m)".into()),
             Error::UnknownTarget(_) => Some("holdfast status lists the names".into()),
+            Error::NoSwitchover { service, .. } | Error::SlowSwitchover { service, .. } => {
+                Some(format!("holdfast why {service}"))
+            }
+            Error::NotScaled(_) => Some("change standby.count and apply the file".into()),
             Error::Ended => None,
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use holdfast_cluster::Store;
 use holdfast_cluster::records::{Pause, Records};
 use holdfast_config::Config;
 use holdfast_host::clock;
@@ -13,9 +14,10 @@ use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::engine::Ask;
+use super::leases::want;
 use super::shims::Listeners;
 use super::{Endpoints, Error, Internal};
-use crate::supervisor::{Definition, Entry, Event, Placement, Status, Target};
+use crate::supervisor::{Definition, Entry, Event, InstanceStatus, Placement, Status, Takeover, Target};
 
 /// The engine takes an event within milliseconds; a slower one is seen in the status a little later.
 const APPLY_SEEN: Duration = Duration::from_secs(5);
@@ -23,6 +25,7 @@ const APPLY_SEEN: Duration = Duration::from_secs(5);
 /// Cheap to clone. The services are kept for as long as one handle lives; their shims go on without.
 #[derive(Clone)]
 pub struct Handle {
+    store: Arc<dyn Store>,
     records: Records,
     journal: Option<Journal>,
     asks: mpsc::Sender<Ask>,
@@ -35,7 +38,9 @@ pub struct Handle {
 }
 
 impl Handle {
+    #[expect(clippy::too_many_arguments, reason = "one constructor, called once")]
     pub(crate) fn new(
+        store: Arc<dyn Store>,
         records: Records,
         journal: Option<Journal>,
         asks: mpsc::Sender<Ask>,
@@ -44,7 +49,7 @@ impl Handle {
         transitions: broadcast::Sender<Arc<Entry>>,
         listeners: Listeners,
     ) -> Handle {
-        Handle { records, journal, asks, status, endpoints, transitions, listeners, applied: Arc::default() }
+        Handle { store, records, journal, asks, status, endpoints, transitions, listeners, applied: Arc::default() }
     }
 
     async fn tell(&self, event: Event) -> Result<(), Error> {
@@ -105,11 +110,66 @@ impl Handle {
 
     /// A service's number of instances until the file says another; `None` goes back to the file's.
     pub async fn scale(&self, service: &str, replicas: Option<u32>) -> Result<(), Error> {
-        if !self.status().services.contains_key(service) {
-            return Err(Error::UnknownTarget(service.to_owned()));
+        match self.status().services.get(service) {
+            None => return Err(Error::UnknownTarget(service.to_owned())),
+            Some(known) if known.standby.is_some() => return Err(Error::NotScaled(service.to_owned())),
+            Some(_) => {}
         }
         self.records.set_scale(service, replicas).await.map_err(Error::Records)?;
         self.tell(Event::Scale { service: service.into(), replicas }).await
+    }
+
+    /// Makes another member active, and waits until it is. `to`: any other than the present one where nobody is named.
+    pub async fn switch_over(
+        &self,
+        service: &str,
+        to: Option<&str>,
+        force: bool,
+        limit: Duration,
+    ) -> Result<Takeover, Error> {
+        let unknown = |name: &str| Error::UnknownTarget(name.to_owned());
+        let refused = |reason: String| Error::NoSwitchover { service: service.to_owned(), reason };
+        let status = self.status();
+        let known = status.services.get(service).ok_or_else(|| unknown(service))?;
+        let standby = known.standby.as_ref().ok_or_else(|| refused("it has no standbys".into()))?;
+        let member = match to {
+            Some(name) => {
+                let id: InstanceId = name.parse().map_err(|_| unknown(name))?;
+                Some(known.instances.iter().find(|i| i.id == id).ok_or_else(|| unknown(name))?)
+            }
+            None => None,
+        };
+        let can = |i: &&InstanceStatus| i.able == Some(Ok(())) || force && i.able.is_some_and(|a| a.is_err());
+        if member.is_some_and(|m| standby.active.as_ref() == Some(&m.id)) {
+            return Err(refused(format!("{} is active already", to.unwrap_or_default())));
+        }
+        let ready = match member {
+            Some(m) => can(&m),
+            None => known.instances.iter().any(|i| standby.active.as_ref() != Some(&i.id) && can(&i)),
+        };
+        if !ready {
+            let why =
+                member.and_then(|m| m.able).and_then(Result::err).map_or("no member can take over now", |w| w.reason());
+            return Err(refused(format!("{}: {why}", to.unwrap_or(service))));
+        }
+        let before = standby.takeover.clone();
+        want(&*self.store, service, member.map(|m| &m.id), standby.newest, force).await.map_err(Error::Records)?;
+        let mut status = self.status.clone();
+        let over = status.wait_for(|s| {
+            let now = s.services.get(service).and_then(|s| s.standby.as_ref());
+            now.is_some_and(|n| {
+                n.takeover.is_some() && n.takeover != before || n.active.is_some() && standby.active.is_none()
+            })
+        });
+        match tokio::time::timeout(limit, over).await {
+            Ok(Ok(status)) => {
+                let found =
+                    status.services.get(service).and_then(|s| s.standby.as_ref()).and_then(|s| s.takeover.clone());
+                found.ok_or_else(|| refused("it is active; nothing was taken over".into()))
+            }
+            Ok(Err(_)) => Err(Error::Ended),
+            Err(_) => Err(Error::SlowSwitchover { service: service.to_owned(), limit }),
+        }
     }
 
     /// One after the other, as a changed definition would be.

@@ -7,7 +7,7 @@ use holdfast_host::shim::spec::{Log, Restart, Spec, Stop, Value as SpecValue};
 use holdfast_policy::InstanceId;
 use holdfast_policy::time::millis;
 
-use crate::supervisor::{Definition, Launch};
+use crate::supervisor::{Definition, Launch, Role};
 
 pub(crate) const LABEL_DEFINITION: &str = "definition";
 pub(crate) const LABEL_PORT: &str = "port";
@@ -43,7 +43,7 @@ pub(crate) fn spec(launch: &Launch, node: &str, cgroup: Option<PathBuf>) -> Spec
         node: node.to_owned(),
         generation: launch.generation,
         argv,
-        env: environment(launch),
+        env: environment(definition, instance, launch.port),
         env_files: service.env_files.clone(),
         // holdfast's own processes need what the agent was given; programs get the short list.
         env_inherit: definition.internal,
@@ -62,6 +62,9 @@ pub(crate) fn spec(launch: &Launch, node: &str, cgroup: Option<PathBuf>) -> Spec
         notify,
         oneshot: service.kind == Kind::Job,
         fenced: service.fenced,
+        standby: matches!(launch.role, Role::Standby | Role::Dry),
+        final_deadline: service.standby.is_some(),
+        role: if launch.role == Role::Active { String::new() } else { launch.role.name().to_owned() },
         cgroup,
         fds: definition.listeners.clone(),
         labels,
@@ -69,17 +72,21 @@ pub(crate) fn spec(launch: &Launch, node: &str, cgroup: Option<PathBuf>) -> Spec
     }
 }
 
-fn environment(launch: &Launch) -> Vec<(String, SpecValue)> {
-    let (definition, instance) = (&*launch.definition, &launch.instance);
+/// What a program of the instance is given: the program itself, and the commands beside it.
+pub(crate) fn environment(
+    definition: &Definition,
+    instance: &InstanceId,
+    port: Option<u16>,
+) -> Vec<(String, SpecValue)> {
     let mut env: Vec<(String, SpecValue)> = vec![
         ("HOLDFAST_SERVICE".into(), SpecValue::Plain(instance.service.to_string())),
         ("HOLDFAST_INSTANCE".into(), SpecValue::Plain(instance.to_string())),
         ("HOLDFAST_ORDINAL".into(), SpecValue::Plain(instance.ordinal.to_string())),
     ];
-    env.extend(launch.port.map(|p| ("PORT".to_owned(), SpecValue::Plain(p.to_string()))));
+    env.extend(port.map(|p| ("PORT".to_owned(), SpecValue::Plain(p.to_string()))));
     for (name, value) in &definition.service.env {
         let value = match value {
-            Value::Plain(text) => SpecValue::Plain(fill(text, definition, instance, launch.port)),
+            Value::Plain(text) => SpecValue::Plain(fill(text, definition, instance, port)),
             Value::File(path) => SpecValue::File(path.clone()),
             Value::Env(name) => SpecValue::Env(name.clone()),
         };

@@ -6,10 +6,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_cluster::records::Records;
 use holdfast_cluster::{Op, Store, TXN_OPS_MAX, Txn};
+use holdfast_host::clock;
 use holdfast_policy::InstanceId;
+use holdfast_policy::time::millis;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -31,6 +34,9 @@ struct Stored {
     port: Option<u16>,
     #[serde(default)]
     finished: Option<StoredResult>,
+    /// When the last `sync` that succeeded began.
+    #[serde(default)]
+    synced_wall_ms: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,16 +57,26 @@ impl From<&Record> for Stored {
             code: f.code,
             signal: f.signal,
         });
-        Stored { version: VERSION, generation: r.generation, definition: r.definition, port: r.port, finished }
+        let synced_wall_ms = r.synced.map(|at| clock::wall_ms().saturating_sub(millis(clock::now().since(at))));
+        Stored {
+            version: VERSION,
+            generation: r.generation,
+            definition: r.definition,
+            port: r.port,
+            finished,
+            synced_wall_ms,
+        }
     }
 }
 
 impl Stored {
     fn record(self, instance: InstanceId) -> Record {
-        let Stored { generation, definition, port, finished, .. } = self;
+        let Stored { generation, definition, port, finished, synced_wall_ms, .. } = self;
+        let age = |wall| Duration::from_millis(clock::wall_ms().saturating_sub(wall));
+        let synced = synced_wall_ms.map(|wall| clock::now() - age(wall));
         let finished =
             finished.map(|f| Finished { definition: f.definition, success: f.success, code: f.code, signal: f.signal });
-        Record { instance, generation, definition, port, finished }
+        Record { instance, generation, definition, port, finished, synced }
     }
 }
 

@@ -1,12 +1,14 @@
 //! A shim's state in the Supervisor's words.
 
+use std::time::Duration;
+
 use holdfast_host::clock;
 use holdfast_host::shim::spec::Spec;
 use holdfast_host::shim::state::{self, State};
 use holdfast_policy::Timestamp;
 
 use super::launch::{LABEL_DEFINITION, LABEL_PORT};
-use crate::supervisor::{Exit, ShimPhase, ShimState};
+use crate::supervisor::{Exit, Role, ShimPhase, ShimState};
 
 /// Labels of the spec that a shim runs from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +56,9 @@ pub(crate) fn shim_state(state: &State, seq: u64, labels: Labels) -> ShimState {
             None => format!("{} [{}]", e.text, e.code),
         }),
         deadline: state.deadline_boot_ns.map(at),
+        role: Role::from_name(&state.role),
+        token: state.token.as_deref().and_then(|text| text.parse().ok()),
+        hold: Duration::from_millis(state.hold_ms),
         granted: state.granted,
         crash_looping: state.crash_looping,
         restarts: state.restarts,

@@ -14,12 +14,14 @@ use holdfast_host::shim::{self, Absence, Body, Client, ClientError, Dir, LaunchE
 use holdfast_host::{cgroup, clock};
 use holdfast_observe::Journal;
 use holdfast_observe::journal::Batch;
+use holdfast_policy::lease::FencingToken;
+use holdfast_policy::time::millis;
 use holdfast_policy::{Incarnation, InstanceId};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::launch;
 use super::seen::{Labels, shim_state};
-use crate::supervisor::{Event, Launch, Request, ShimState};
+use crate::supervisor::{Event, Launch, Request, Role, ShimState};
 
 /// A living shim answers within microseconds; a starved machine may need this long.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -251,6 +253,11 @@ impl Keeper {
     async fn equip(&mut self, launch: &Launch) -> Result<(), ClientError> {
         self.hand_over(&launch.definition.listeners).await?;
         let Some(client) = &self.client else { return Ok(()) };
+        // The token first: the program is started by the deadline, and finds it in its environment.
+        if let Some(token) = launch.token {
+            let incarnation = Incarnation { generation: launch.generation, run: 0 };
+            client.request(activate(incarnation, token), ANSWER).await?;
+        }
         if let Some(deadline) = launch.deadline {
             client.request(Body::Deadline { boot_ns: deadline.as_nanos() }, ANSWER).await?;
         }
@@ -286,6 +293,9 @@ impl Keeper {
             Request::Kill => Body::Kill { incarnation, reason: reason() },
             Request::Ready => Body::Ready { incarnation },
             Request::Grant { restart } => Body::Grant { restart },
+            Request::Hold(time) => Body::Hold { ms: millis(time) },
+            Request::Activate(token) => activate(incarnation, token),
+            Request::Freeze(frozen) => Body::Freeze { incarnation, frozen },
             Request::Deadline(at) => Body::Deadline { boot_ns: at.as_nanos() },
             // `Exit` names no incarnation: the generation is compared here, on the connection that it goes over.
             Request::Quit if client.state().incarnation.generation == incarnation.generation => {
@@ -407,6 +417,10 @@ impl Keeper {
             tokio::spawn(stored);
         }
     }
+}
+
+fn activate(incarnation: Incarnation, token: FencingToken) -> Body {
+    Body::Role { incarnation, role: Role::Active.name().into(), token: token.to_string() }
 }
 
 enum Failed {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_config::Check;
+use holdfast_policy::lease::{FencingToken, Timings};
 use holdfast_policy::{Incarnation, InstanceId, Timestamp, Transition};
 
 use super::definition::Definition;
-use super::event::Record;
+use super::event::{Record, Role};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProbeKind {
@@ -31,6 +32,8 @@ impl ProbeKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndpointState {
     Ready,
+    /// A ready member of a redundant service that is not the active one: never used.
+    Standby,
     /// Silent: used when nothing ready is left.
     Suspect,
     /// It said so itself, or it has not started: never used.
@@ -45,6 +48,7 @@ impl EndpointState {
     pub fn name(self) -> &'static str {
         match self {
             EndpointState::Ready => "ready",
+            EndpointState::Standby => "standby",
             EndpointState::Suspect => "suspect",
             EndpointState::NotReady => "not_ready",
             EndpointState::Draining => "draining",
@@ -70,6 +74,12 @@ pub enum Request {
     Grant { restart: bool },
     /// The instance answers: in time the restart policy forgets its failures.
     Ready,
+    /// How long the shim leaves its child dead after a fault, so that another member can take over.
+    Hold(Duration),
+    /// The child is active under this token: into the token file, durably.
+    Activate(FencingToken),
+    /// SIGSTOP or SIGCONT to the child.
+    Freeze(bool),
 }
 
 /// Phases of an incident. Times are those of the facts, not of the telling.
@@ -116,6 +126,48 @@ pub struct Launch {
     pub port: Option<u16>,
     /// Fenced instances only.
     pub deadline: Option<Timestamp>,
+    /// What it is at its start.
+    pub role: Role,
+    /// Of the lease it is launched under.
+    pub token: Option<FencingToken>,
+}
+
+/// One run of a command.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    pub instance: InstanceId,
+    pub edge: Edge,
+    /// The same name never runs twice.
+    pub name: String,
+    pub argv: Vec<String>,
+    pub timeout: Duration,
+    pub definition: Arc<Definition>,
+    pub port: Option<u16>,
+    pub token: Option<FencingToken>,
+    /// For [`Edge::Fence`]: `db-1@NODE`, several joined by a comma.
+    pub fence: String,
+}
+
+/// Where in the life of a member a command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Edge {
+    Promote,
+    Demote,
+    Fence,
+    Sync,
+    Restore,
+}
+
+impl Edge {
+    pub fn name(self) -> &'static str {
+        match self {
+            Edge::Promote => "promote",
+            Edge::Demote => "demote",
+            Edge::Fence => "fence",
+            Edge::Sync => "sync",
+            Edge::Restore => "restore",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -144,9 +196,27 @@ pub enum Action {
     /// The lease of a fenced instance: acquire or renew it now, answer with `LeaseHeld` or `LeaseLost`.
     Lease {
         instance: InstanceId,
+        /// One for all members of a redundant service.
+        shared: bool,
+        timings: Timings,
+        /// Now; comes back with the answer, which may be late.
+        asked: Timestamp,
+    },
+    /// Whoever held the lease before and did not give it back is fenced: it is owed no longer.
+    Fenced {
+        instance: InstanceId,
+    },
+    /// A command on an edge of a redundant service; answered with `JobEnded`, also when it ran under an earlier agent.
+    Job(Job),
+    /// The preferred member wants its service back.
+    Want {
+        service: Arc<str>,
+        to: InstanceId,
+        over: FencingToken,
     },
     ReleaseLease {
         instance: InstanceId,
+        shared: bool,
     },
     Launch(Launch),
     Command {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use holdfast_policy::brake::{self, Failing, Peers, Verdict};
 use holdfast_policy::rollout::{self, Candidate, Next};
+use holdfast_policy::standby::Tier;
 use holdfast_policy::{InstanceId, Timestamp, Transition};
 
 use super::Supervisor;
@@ -28,7 +29,10 @@ impl Supervisor {
         let ids: Vec<InstanceId> =
             self.of_service(name).map(|i| i.id.clone()).filter(|id| self.wanted(id).is_some()).collect();
         self.restart_hung(now, &definition, &ids);
-        self.replace_due(now, &definition, &ids);
+        match definition.standby() {
+            Some(_) => self.act_on_group(now, &definition, &ids),
+            None => self.replace_due(now, &definition, &ids),
+        }
     }
 
     /// Journals once what a pause keeps from being done.
@@ -39,7 +43,7 @@ impl Supervisor {
         false
     }
 
-    fn hold(&mut self, now: Timestamp, i: &mut Instance, rule: &'static str, reason: String) {
+    pub(crate) fn hold(&mut self, now: Timestamp, i: &mut Instance, rule: &'static str, reason: String) {
         if i.life.held != Some(rule) {
             i.life.held = Some(rule);
             let transition = Transition::new(i.shown, "held", reason);
@@ -70,11 +74,15 @@ impl Supervisor {
             ..Peers::default()
         };
         for other in ids.iter().filter(|id| **id != failing.id).filter_map(|id| self.instances.get(id)) {
+            peers.acting += u32::from(other.acting.is_some_and(|t| now.since(t) < ACT_SETTLE));
+            // Standbys that are paused or not started can witness nothing, and were never meant to.
+            if definition.standby().is_some_and(|s| s.tier != Tier::Hot) {
+                continue;
+            }
             peers.others += 1;
             peers.witnesses +=
                 u32::from(other.child_runs() && other.life.live.witnesses(&failing.life.live, now, every, timeout));
             peers.usable += u32::from(other.usable());
-            peers.acting += u32::from(other.acting.is_some_and(|t| now.since(t) < ACT_SETTLE));
         }
         let elsewhere = self.elsewhere(definition);
         peers.others += elsewhere.started;
@@ -176,7 +184,7 @@ impl Supervisor {
     }
 
     /// False when a pause forbids it.
-    fn replace(&mut self, now: Timestamp, definition: &Definition, id: &InstanceId) -> bool {
+    pub(crate) fn replace(&mut self, now: Timestamp, definition: &Definition, id: &InstanceId) -> bool {
         let replaced = self.with(id, |s, i| {
             let Some((why, then)) = s.why_due(i, definition) else { return false };
             // A person asked for this restart, so a pause does not stand against it.

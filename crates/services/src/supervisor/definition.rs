@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use holdfast_config::{Command, Kind, Port, Probe, Service, Value};
+use holdfast_config::{Command, Kind, Port, Probe, Service, Standby, Value};
 use holdfast_policy::InstanceId;
+use holdfast_policy::lease::Timings;
 
 use super::action::ProbeKind;
 
@@ -35,6 +36,14 @@ impl Definition {
 
     pub(crate) fn is_job(&self) -> bool {
         self.service.kind == Kind::Job
+    }
+
+    pub(crate) fn standby(&self) -> Option<&Standby> {
+        self.service.standby.as_ref()
+    }
+
+    pub(crate) fn timings(&self) -> Timings {
+        self.standby().map_or(Timings::DEFAULT, Standby::timings)
     }
 
     pub(crate) fn probe(&self, kind: ProbeKind) -> Option<&Probe> {
@@ -131,6 +140,9 @@ fn spec_fields(service: &Service, field: &mut dyn FnMut(&str, &dyn std::fmt::Dis
     service.stop.command.iter().flatten().for_each(|arg| field("stop", arg));
     if service.fenced {
         field("fenced", &true);
+    }
+    if let Some(standby) = &service.standby {
+        field("standby", &format!("{} {:?}", standby.tier.name(), standby.warm));
     }
 }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_policy::hung::Verdict;
+use holdfast_policy::lease::FencingToken;
+use holdfast_policy::standby;
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 
 use super::action::ProbeKind;
@@ -42,6 +44,43 @@ pub enum ShimPhase {
     },
 }
 
+/// What a child is among the members of a redundant service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Role {
+    /// It has no part in that.
+    #[default]
+    None,
+    Standby,
+    Active,
+    /// A trial start.
+    Dry,
+}
+
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::None => "",
+            Role::Standby => "standby",
+            Role::Active => "active",
+            Role::Dry => "dry",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Role {
+        [Role::Standby, Role::Active, Role::Dry].into_iter().find(|r| r.name() == name).unwrap_or_default()
+    }
+}
+
+/// Who has the lease of a redundant service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub member: InstanceId,
+    pub node: String,
+    pub token: FencingToken,
+}
+
+pub type Wish = standby::Wish<InstanceId, FencingToken>;
+
 /// What a living shim says of itself; level-triggered, so a lost one does no harm.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct ShimState {
@@ -69,6 +108,11 @@ pub struct ShimState {
     pub spawn_error: Option<String>,
     /// Highest deadline that the shim acknowledged.
     pub deadline: Option<Timestamp>,
+    pub role: Role,
+    /// Newest token of its token file.
+    pub token: Option<FencingToken>,
+    /// See [`super::Request::Hold`].
+    pub hold: Duration,
     /// The shim may restart its child by itself.
     pub granted: bool,
     pub crash_looping: bool,
@@ -104,11 +148,13 @@ pub struct Record {
     pub port: Option<u16>,
     /// The result of a job, or of a service that policy does not start again.
     pub finished: Option<Finished>,
+    /// When the last `sync` that succeeded began.
+    pub synced: Option<Timestamp>,
 }
 
 impl Record {
     pub fn new(instance: InstanceId) -> Self {
-        Record { instance, generation: 0, definition: 0, port: None, finished: None }
+        Record { instance, generation: 0, definition: 0, port: None, finished: None, synced: None }
     }
 }
 
@@ -248,6 +294,24 @@ pub enum Event {
     LeaseHeld {
         instance: InstanceId,
         until: Timestamp,
+        asked: Timestamp,
+        token: FencingToken,
+        /// Earlier holders that did not give it back: `db-1@NODE`.
+        owed: Vec<String>,
+    },
+    /// Who holds the leases of redundant services, and what is wanted of them: all there is, after each change.
+    Holders {
+        holders: BTreeMap<Arc<str>, Holder>,
+        /// Who held it last, also when nobody does now.
+        last: BTreeMap<Arc<str>, InstanceId>,
+        wishes: BTreeMap<Arc<str>, Wish>,
+    },
+    JobEnded {
+        instance: InstanceId,
+        name: String,
+        success: bool,
+        /// `exit code 1`, and the last line of its output.
+        detail: String,
     },
     LeaseLost {
         instance: InstanceId,

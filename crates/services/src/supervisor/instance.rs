@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use holdfast_policy::health::{LiveCounter, ReadyCounter, Sign, Thresholds};
+use holdfast_policy::lease::FencingToken;
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 
 use super::action::{EndpointState, ProbeKind};
 use super::definition::Definition;
-use super::event::{Record, ShimPhase, ShimState};
+use super::event::{Record, Role, ShimPhase, ShimState};
+use super::standby::Member;
 
 /// Where the shim of an instance stands, as far as is known.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +63,14 @@ pub(crate) enum Why {
     ShimLost,
     /// Not wanted any more: scaled down, removed, or everything stops.
     Unwanted,
+    /// Another member takes over after a fault.
+    HandOver,
+    /// Another member takes over because somebody wants it.
+    Switchover,
+    /// Its lease is lost.
+    Unleased,
+    /// A trial start has shown what it can.
+    DryDone,
     /// A stopped or finished shim stands in the way of a new generation.
     Stale,
 }
@@ -74,6 +84,10 @@ impl Why {
             Why::Asked => "restart asked for",
             Why::ShimLost => "its shim is lost",
             Why::Unwanted => "not wanted any more",
+            Why::HandOver => "another member takes over",
+            Why::Switchover => "switchover to another member",
+            Why::Unleased => "its lease is lost",
+            Why::DryDone => "the dry start is over",
             Why::Stale => "its shim has nothing left to run",
         }
     }
@@ -191,6 +205,10 @@ pub(crate) struct Instance {
     /// Fenced: until when the child may live, and when renewal was last asked for.
     pub(crate) lease_until: Option<Timestamp>,
     pub(crate) lease_asked: Option<Timestamp>,
+    /// Of that lease.
+    pub(crate) token: Option<FencingToken>,
+    /// Its part in a redundant service.
+    pub(crate) member: Member,
     /// Deadline or grant last sent, for sending it again.
     pub(crate) told_deadline: Option<Timestamp>,
     pub(crate) told_grant: Option<(bool, Timestamp)>,
@@ -227,6 +245,8 @@ impl Instance {
             waits: None,
             lease_until: None,
             lease_asked: None,
+            token: None,
+            member: Member::default(),
             told_deadline: None,
             told_grant: None,
             restarts: 0,
@@ -258,7 +278,9 @@ impl Instance {
             Shim::Absent => match self.record.finished {
                 Some(f) if f.success => "completed",
                 Some(_) => "failed",
+                None if self.member.stands_by() => "standby",
                 None if self.launch_error.is_some() => "backoff",
+                None if self.member.is_promoting() => "promoting",
                 None if self.waits.is_some() => "waiting",
                 None => "absent",
             },
@@ -272,6 +294,9 @@ impl Instance {
                 ShimPhase::Running if job => "running",
                 ShimPhase::Running => match self.life.published {
                     Some(EndpointState::Ready) => "ready",
+                    _ if self.member.is_promoting() => "promoting",
+                    _ if state.role == Role::Dry => "dry",
+                    Some(EndpointState::Standby) => "standby",
                     Some(EndpointState::Suspect) => "suspect",
                     _ if self.life.first_ready.is_none() => "starting",
                     _ => "not_ready",

@@ -62,12 +62,7 @@ impl Supervisor {
                 self.with(&instance, |s, i| s.on_probe(now, i, Result { incarnation, kind, sent, outcome, took }));
             }
             Event::Verdict { instance, incarnation, verdict } => {
-                self.with(&instance, |s, i| {
-                    let same = i.life.incarnation == incarnation || !s.rules.incarnation_check;
-                    if same && verdict == Verdict::Stopped {
-                        s.on_stopped(now, i);
-                    }
-                });
+                self.with(&instance, |s, i| s.on_verdict(now, i, incarnation, verdict));
             }
             Event::Drained { instance, incarnation } => {
                 self.with(&instance, |s, i| {
@@ -80,11 +75,7 @@ impl Supervisor {
                 });
             }
             Event::OrphansGone { instance, generation } => {
-                self.with(&instance, |s, i| {
-                    if matches!(i.shim, Shim::Orphaned { .. }) && generation == i.record.generation {
-                        s.gone(now, i, "what its lost shim left behind is gone");
-                    }
-                });
+                self.with(&instance, |s, i| s.on_orphans_gone(now, i, generation));
             }
             Event::Pause { target, until, reason } => {
                 self.journal(
@@ -103,21 +94,43 @@ impl Supervisor {
                 self.stopping = true;
                 self.dirty = true;
             }
-            Event::LeaseHeld { instance, until } => {
+            Event::LeaseHeld { instance, until, asked, token, owed } => {
                 self.with(&instance, |s, i| {
-                    i.lease_until = Some(until);
-                    s.dirty = true;
+                    // Asked for before it was given back: it is not held any more.
+                    if i.member.released.is_none_or(|at| asked > at) {
+                        s.on_lease_held(now, i, until, token, owed);
+                    }
                 });
             }
             Event::LeaseLost { instance, reason } => {
                 self.with(&instance, |s, i| {
+                    if s.is_member(i) {
+                        return s.on_member_lease_lost(now, i, reason);
+                    }
                     i.lease_until = None;
                     let transition = Transition::new("leased", "unleased", reason);
                     s.tell(now, i, transition, Mark::phase(Phase::Detected));
                     s.dirty = true;
                 });
             }
+            Event::Holders { holders, last, wishes } => self.on_holders(now, holders, last, wishes),
+            Event::JobEnded { instance, name, success, detail } => {
+                self.with(&instance, |s, i| s.on_job_ended(now, i, &name, success, detail));
+            }
             Event::Tick => {}
+        }
+    }
+
+    fn on_orphans_gone(&mut self, now: Timestamp, i: &mut Instance, generation: u64) {
+        if matches!(i.shim, Shim::Orphaned { .. }) && generation == i.record.generation {
+            self.gone(now, i, "what its lost shim left behind is gone");
+        }
+    }
+
+    fn on_verdict(&mut self, now: Timestamp, i: &mut Instance, incarnation: Incarnation, verdict: Verdict) {
+        let same = i.life.incarnation == incarnation || !self.rules.incarnation_check;
+        if same && verdict == Verdict::Stopped {
+            self.on_stopped(now, i);
         }
     }
 
@@ -286,6 +299,7 @@ impl Supervisor {
             i.running = self.services.get(&i.id.service).cloned();
         }
         i.restarts = i.restarts.max(state.restarts);
+        i.member.adopt(state);
     }
 
     /// Journals how the last child ended, once. True when it ended on its own.
@@ -301,6 +315,7 @@ impl Supervisor {
         self.act(Action::StopProbes { instance: i.id.clone() });
         let Some(exit) = state.last_exit else { return false };
         let own = !exit.wanted && i.leave.is_none();
+        self.note_fault(i, exit.at.min(now), own);
         let mut transition = because("its process ended")
             .with("code", exit.code.map_or_else(|| "-".into(), |c| c.to_string()))
             .with("signal", exit.signal.map_or_else(|| "-".into(), |s| s.to_string()))
@@ -448,6 +463,7 @@ impl Supervisor {
             self.act(Action::StopProbes { instance: i.id.clone() });
         }
         i.life.probers.clear();
+        self.member_gone(now, i);
         i.shim = Shim::Absent;
         i.leave = None;
         i.told_deadline = None;

@@ -25,6 +25,8 @@ pub struct Elsewhere {
     pub ready: u32,
     /// The job has succeeded with the present definition.
     pub completed: bool,
+    /// Ordinal of a member of a redundant service that could take over.
+    pub able: Option<u32>,
 }
 
 /// By service; one that is missing has nothing here.

@@ -50,6 +50,8 @@ impl Supervisor {
     /// Sets up the probes that this instance should have now, and keeps those that it has.
     pub(crate) fn arm_probes(&mut self, now: Timestamp, i: &mut Instance) {
         let kinds = match (&i.running, i.shim.state().map(|s| s.phase)) {
+            // A program that is paused on purpose answers nothing.
+            (Some(_), Some(ShimPhase::Running)) if i.is_paused() => Vec::new(),
             (Some(definition), Some(ShimPhase::Running)) if !i.life.exit_told => {
                 self.kinds(now, i, &definition.clone())
             }
@@ -253,7 +255,7 @@ impl Supervisor {
 
     /// Every process of it is stopped: certain, unlike silence without progress, which may be a slow dependency that it waits for.
     pub(crate) fn on_stopped(&mut self, now: Timestamp, i: &mut Instance) {
-        if i.life.ready.suspect() {
+        if !i.is_paused() && i.life.ready.suspect() {
             // Its shim saw when; this is told after a look at all of its processes.
             let at = i.shim.state().and_then(|s| s.stopped_at);
             self.publish_readiness(now, at, i, |t| t.with("seen", "stopped"));
@@ -283,7 +285,7 @@ impl Supervisor {
     }
 
     /// `at` is when it happened, where that is known better than by now.
-    fn publish_readiness(
+    pub(crate) fn publish_readiness(
         &mut self,
         now: Timestamp,
         at: Option<Timestamp>,
@@ -294,6 +296,8 @@ impl Supervisor {
             return;
         }
         let state = match i.life.ready.state() {
+            Readiness::Ready if !i.serves() => EndpointState::Standby,
+            _ if !i.serves() => EndpointState::NotReady,
             Readiness::Ready => EndpointState::Ready,
             Readiness::Suspect if self.rules.last_instance_rule => EndpointState::Suspect,
             Readiness::Suspect | Readiness::Unknown | Readiness::Refused => EndpointState::NotReady,
@@ -304,6 +308,7 @@ impl Supervisor {
         self.publish(i, state);
         self.dirty = true;
         let (reason, phase) = match i.life.ready.state() {
+            Readiness::Ready if state == EndpointState::Standby => ("it stands by", Phase::Ready),
             Readiness::Ready => ("it is ready", Phase::Ready),
             Readiness::Suspect => ("it does not answer", Phase::Detected),
             Readiness::Refused => ("it says that it is not ready", Phase::Detected),

@@ -9,18 +9,16 @@ use holdfast_policy::{InstanceId, Timestamp, Transition};
 use super::Supervisor;
 use super::action::{Action, EndpointState, Launch, Phase, Request};
 use super::definition::Definition;
-use super::event::{Finished, ShimPhase, Target};
+use super::event::{Finished, Role, ShimPhase, Target};
 use super::history::{Mark, because};
 use super::instance::{Instance, Leave, Shim, Step, Then, Why};
 
 /// A command, a proof or a record of which nothing is seen is asked for again after this time.
-const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// A launched shim has reported by then, or its absence is proved.
 const LAUNCH_MAX: Duration = Duration::from_secs(10);
 /// Every shim is asked for its state this often, so that a lost report cannot matter for longer.
 const AUDIT_EVERY: Duration = Duration::from_secs(60);
-/// Leases of fenced instances are renewed this often (`policy::lease` has the table they belong to).
-const LEASE_RENEW: Duration = Duration::from_secs(3);
 /// Ready for this long forgets failed launches and lost shims.
 const LAUNCH_FORGET: Duration = Duration::from_secs(60);
 
@@ -92,7 +90,8 @@ impl Supervisor {
         for id in ids {
             if let Some(i) = self.instances.remove(&id) {
                 if i.lease_asked.is_some() {
-                    self.act(Action::ReleaseLease { instance: id.clone() });
+                    let shared = self.is_member(&i);
+                    self.act(Action::ReleaseLease { instance: id.clone(), shared });
                 }
                 self.act(Action::Forget { instance: id.clone() });
                 self.records.insert(id, i.record);
@@ -200,10 +199,11 @@ impl Supervisor {
         {
             return Some(format!("waits: {holder} still has port {port}"));
         }
-        if definition.service.fenced {
-            return self.ask_lease(now, i);
+        match definition.standby() {
+            Some(_) => self.member_obstacle(now, i, definition),
+            None if definition.service.fenced => self.ask_lease(now, i, definition),
+            None => None,
         }
-        None
     }
 
     fn ask_port(&mut self, now: Timestamp, i: &mut Instance) -> String {
@@ -217,16 +217,17 @@ impl Supervisor {
     }
 
     /// `None` when the lease covers the time that a launch may take.
-    fn ask_lease(&mut self, now: Timestamp, i: &mut Instance) -> Option<String> {
-        if i.lease_until.is_some_and(|t| t > now + LEASE_RENEW) {
+    fn ask_lease(&mut self, now: Timestamp, i: &mut Instance, definition: &Definition) -> Option<String> {
+        let timings = definition.timings();
+        if i.lease_until.is_some_and(|t| t > now + timings.renew) {
             return None;
         }
-        let again = i.lease_asked.map_or(now, |t| t + LEASE_RENEW);
+        let again = i.lease_asked.map_or(now, |t| t + timings.renew);
         if now >= again {
             i.lease_asked = Some(now);
-            self.act(Action::Lease { instance: i.id.clone() });
+            self.act(Action::Lease { instance: i.id.clone(), shared: false, timings, asked: now });
         }
-        self.wake_at(i.lease_asked.unwrap_or(now) + LEASE_RENEW);
+        self.wake_at(i.lease_asked.unwrap_or(now) + timings.renew);
         Some("waits for its lease".into())
     }
 
@@ -235,9 +236,12 @@ impl Supervisor {
         i.shim = Shim::Launching { since: now };
         i.last_seq = 0;
         i.told_deadline = None;
-        let deadline = definition.service.fenced.then(|| self.deadline_of(i)).flatten();
-        let generation = i.record.generation;
-        let launch = Launch { instance: i.id.clone(), generation, definition, port: i.record.port, deadline };
+        let role = self.role_at_launch(i, &definition);
+        let armed = definition.service.fenced && !matches!(role, Role::Standby | Role::Dry);
+        let deadline = armed.then(|| self.deadline_of(i)).flatten();
+        let token = i.token.filter(|_| armed);
+        let (generation, port) = (i.record.generation, i.record.port);
+        let launch = Launch { instance: i.id.clone(), generation, definition, port, deadline, role, token };
         self.act(Action::Launch(launch));
     }
 
@@ -247,6 +251,7 @@ impl Supervisor {
     }
 
     fn step_alive(&mut self, now: Timestamp, i: &mut Instance) {
+        self.step_member(now, i);
         self.keep_fenced(now, i);
         self.keep_grant(now, i);
         if i.launch_failures > 0 && i.usable() && i.life.first_ready.is_some_and(|t| now.since(t) >= LAUNCH_FORGET) {
@@ -306,7 +311,9 @@ impl Supervisor {
     fn keep_fenced(&mut self, now: Timestamp, i: &mut Instance) {
         let Shim::Alive(state) = &i.shim else { return };
         let acknowledged = state.deadline;
-        if !i.running.as_ref().is_some_and(|d| d.service.fenced) {
+        let Some(definition) = i.running.clone().filter(|d| d.service.fenced) else { return };
+        let (shared, timings) = (definition.standby().is_some(), definition.timings());
+        if shared && i.lease_until.is_none() {
             return;
         }
         let target = self.deadline_of(i);
@@ -320,13 +327,14 @@ impl Supervisor {
         if i.told_deadline.is_some() {
             self.wake_at(i.told_deadline.unwrap_or(now).max(now) + RETRY);
         }
-        let confirmed = target.is_none() || acknowledged >= target || !self.rules.restart_grant;
-        let due = i.lease_asked.map_or(now, |t| t + LEASE_RENEW);
+        let confirmed =
+            target.is_none() || acknowledged >= target || !self.rules.restart_grant || !self.rules.acknowledged_renewal;
+        let due = i.lease_asked.map_or(now, |t| t + timings.renew);
         if confirmed && now >= due && !self.stopping {
             i.lease_asked = Some(now);
-            self.act(Action::Lease { instance: i.id.clone() });
+            self.act(Action::Lease { instance: i.id.clone(), shared, timings, asked: now });
         }
-        self.wake_at(i.lease_asked.map_or(now, |t| t + LEASE_RENEW).max(now + RETRY));
+        self.wake_at(i.lease_asked.map_or(now, |t| t + timings.renew).max(now + RETRY));
     }
 
     /// A paused instance is not restarted by its shim either.
@@ -347,7 +355,7 @@ impl Supervisor {
     }
 
     pub(crate) fn begin_leave(&mut self, now: Timestamp, i: &mut Instance, why: Why, then: Then) {
-        let urgent = matches!(why, Why::Liveness | Why::StartupTimeout | Why::Stale);
+        let urgent = matches!(why, Why::Liveness | Why::StartupTimeout | Why::Stale | Why::HandOver | Why::Unleased);
         let definition = i.running.clone();
         let drain = definition.filter(|d| d.balanced).map_or(Duration::ZERO, |d| d.service.stop.drain);
         let serves =
@@ -375,6 +383,9 @@ impl Supervisor {
         match leave.step {
             Step::Draining { until } => {
                 if now >= until || !i.child_runs() {
+                    if self.demoting(now, i, leave.why) {
+                        return;
+                    }
                     self.end_child(now, i, leave);
                 } else {
                     self.wake_at(until);

@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use holdfast_config::Standby;
+use holdfast_policy::lease::FencingToken;
+use holdfast_policy::standby::{Ineligible, eligible};
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 
 use super::Supervisor;
 use super::action::EndpointState;
 use super::event::{Exit, ShimPhase, Target};
 use super::instance::{Instance, Shim};
+pub use super::standby::Takeover;
 
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Status {
@@ -43,6 +48,22 @@ pub struct ServiceStatus {
     /// As many as desired are ready (jobs: completed) and of the present definition.
     pub settled: bool,
     pub instances: Vec<InstanceStatus>,
+    /// Of a redundant service.
+    pub standby: Option<StandbyStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct StandbyStatus {
+    pub tier: &'static str,
+    /// The member that holds the lease.
+    pub active: Option<InstanceId>,
+    pub token: Option<FencingToken>,
+    pub newest: Option<FencingToken>,
+    pub takeover: Option<Takeover>,
+    pub rto: Option<Duration>,
+    pub rpo: Option<Duration>,
+    /// What keeps a takeover from going on.
+    pub trouble: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -75,24 +96,34 @@ pub struct InstanceStatus {
     pub held: Option<&'static str>,
     /// STATUS= of the program.
     pub status_text: Option<String>,
+    /// Of a redundant service: state of the member, and whether it can take over.
+    pub role: Option<&'static str>,
+    pub able: Option<Result<(), Ineligible>>,
+    pub data_age: Option<Duration>,
+    pub dry_start: Option<(Timestamp, bool)>,
 }
 
 /// Failures in a row from which on it is called a crash loop and an incident is worth a person's look.
 pub(crate) const CRASH_LOOP_FAILURES: u32 = 3;
 
 impl Supervisor {
-    pub fn status(&self, _now: Timestamp) -> Status {
+    pub fn status(&self, now: Timestamp) -> Status {
         let mut services: BTreeMap<Arc<str>, ServiceStatus> = BTreeMap::new();
         for (name, definition) in &self.services {
             let status = ServiceStatus {
                 internal: definition.internal,
                 job: definition.is_job(),
                 removed: false,
-                desired: if self.stopping { 0 } else { self.wanted_ordinals(definition).len() as u32 },
+                desired: match definition.standby() {
+                    _ if self.stopping => 0,
+                    Some(_) => 1,
+                    None => self.wanted_ordinals(definition).len() as u32,
+                },
                 ready: 0,
                 min_available: definition.service.min_available,
                 settled: false,
                 instances: Vec::new(),
+                standby: definition.standby().map(|s| self.standby_status(name, s)),
             };
             services.insert(name.clone(), status);
         }
@@ -106,8 +137,9 @@ impl Supervisor {
                 min_available: 0,
                 settled: false,
                 instances: Vec::new(),
+                standby: None,
             });
-            service.instances.push(self.instance_status(i));
+            service.instances.push(self.instance_status(now, i));
         }
         for service in services.values_mut() {
             let good = |i: &&InstanceStatus| i.state == if service.job { "completed" } else { "ready" };
@@ -115,6 +147,13 @@ impl Supervisor {
             service.ready = u32::try_from(service.instances.iter().filter(good).count()).unwrap_or(u32::MAX);
             let present = service.instances.iter().filter(good).filter(|i| !i.outdated).count();
             let expected = service.instances.iter().filter(there).count();
+            if service.standby.is_some() {
+                // One is ready, all others stand by.
+                let others = |i: &&InstanceStatus| i.state == "standby" && !i.outdated;
+                let others = service.instances.iter().filter(others).count();
+                service.settled = present >= 1 && present + others == service.instances.len();
+                continue;
+            }
             service.settled = present as u32 >= service.desired && expected as u32 == service.desired;
         }
         let pause = |(target, p): (&Target, &super::Pause)| PauseStatus {
@@ -125,7 +164,10 @@ impl Supervisor {
         };
         Status {
             revision: self.revision,
-            adopting: !self.adopted || self.instances.values().any(|i| i.shim == Shim::Unknown),
+            // Before it is known what is wanted, nothing that was found is published.
+            adopting: !self.adopted
+                || !self.told && !self.stopping && !self.instances.is_empty()
+                || self.instances.values().any(|i| i.shim == Shim::Unknown),
             stopping: self.stopping,
             stopped: self.stopping && self.instances.is_empty(),
             pauses: self.pauses.iter().map(pause).collect(),
@@ -133,10 +175,25 @@ impl Supervisor {
         }
     }
 
-    fn instance_status(&self, i: &Instance) -> InstanceStatus {
+    fn standby_status(&self, name: &Arc<str>, standby: &Standby) -> StandbyStatus {
+        let group = self.groups.get(name).cloned().unwrap_or_default();
+        StandbyStatus {
+            tier: standby.tier.name(),
+            active: group.holder.as_ref().map(|h| h.member.clone()),
+            token: group.holder.as_ref().map(|h| h.token),
+            newest: group.newest,
+            takeover: group.takeover,
+            rto: standby.rto,
+            rpo: standby.rpo,
+            trouble: self.of_service(name).find_map(|i| i.member.trouble.clone()),
+        }
+    }
+
+    fn instance_status(&self, now: Timestamp, i: &Instance) -> InstanceStatus {
         let state = i.shim.state();
         let wanted = self.services.get(&i.id.service);
         let failures = state.map_or(0, |s| s.failures).max(i.launch_failures);
+        let member = wanted.is_some_and(|d| d.standby().is_some());
         InstanceStatus {
             id: i.id.clone(),
             incarnation: i.life.incarnation,
@@ -154,12 +211,17 @@ impl Supervisor {
                 _ => None,
             },
             last_exit: state.and_then(|s| s.last_exit),
-            outdated: wanted.is_none_or(|d| d.hash != i.record.definition),
+            // A member that is started when it is needed is started from the present definition.
+            outdated: wanted.is_none_or(|d| d.hash != i.record.definition) && !(member && i.shim == Shim::Absent),
             crash_loop: failures >= CRASH_LOOP_FAILURES,
             acting: i.acting.is_some() || i.leave.is_some(),
             due: wanted.is_some_and(|d| self.wanted(&i.id).is_some() && self.why_due(i, d).is_some()),
             held: i.life.held,
             status_text: state.and_then(|s| s.status_text.clone()),
+            role: member.then(|| i.member.machine.state().name()),
+            able: wanted.and_then(|d| self.facts(now, i, d, false)).map(eligible),
+            data_age: i.record.synced.map(|at| now.since(at)),
+            dry_start: i.member.dry_result,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Transcripts: what was told, and what the Supervisor answered.
 
 mod rig;
+mod standby;
 
 use std::time::Duration;
 
@@ -327,7 +328,7 @@ fn a_fenced_instance_gets_each_deadline_before_its_lease_is_renewed() {
 
 fn placement(of: &[(&str, &[u32], u32, u32)]) -> Event {
     let one = |(name, ordinals, turns, ready): &(&str, &[u32], u32, u32)| {
-        let elsewhere = Elsewhere { started: *ready, ready: *ready, completed: false };
+        let elsewhere = Elsewhere { started: *ready, ready: *ready, completed: false, able: None };
         ((*name).into(), Placed { ordinals: ordinals.iter().copied().collect(), turns: *turns, elsewhere })
     };
     Event::Placement(Some(of.iter().map(one).collect()))

@@ -106,7 +106,7 @@ impl Lane {
         self.state = match state {
             EndpointState::Ready => State::Ready,
             EndpointState::Suspect => State::Suspect,
-            EndpointState::NotReady => State::NotReady,
+            EndpointState::Standby | EndpointState::NotReady => State::NotReady,
             EndpointState::Draining | EndpointState::Gone => State::Draining,
         };
     }

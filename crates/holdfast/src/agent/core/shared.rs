@@ -5,15 +5,23 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use holdfast_cluster::records;
-use holdfast_config::{Config, Environment};
+use holdfast_config::{Config, Environment, Service};
+use holdfast_policy::NodeId;
+use holdfast_services::Internal;
+use holdfast_services::supervisor::Placement;
 use tokio::sync::watch;
 
 use super::{Core, InForce, member, parse};
-use crate::api::{CanLose, Desired, Done, KeyWish, NodeChange, NodeWish, RenewWish, Token, TokenWish};
+use crate::api::{
+    Apply, CanLose, Desired, Done, KeyWish, NodeChange, NodeWish, RenewWish, Rolling, RollingNext, Token, TokenWish,
+};
 use crate::failure::{Exit, Failure};
 
 /// The store of a cluster that is well answers within milliseconds; a new agent's first look may still be under way.
 const STORE_TIME: Duration = Duration::from_secs(5);
+
+/// An answer on the Unix socket is with its reader by then.
+const ANSWER_FIRST: Duration = Duration::from_millis(200);
 
 impl Core {
     pub(crate) fn environment(&self) -> Environment {
@@ -169,6 +177,58 @@ impl Core {
 
     pub(crate) async fn can_lose(&self, what: &str) -> Result<CanLose, Failure> {
         self.member.as_ref().ok_or_else(member::alone)?.can_lose(what, self).await
+    }
+
+    pub(crate) async fn rolling(&self, asked: &Rolling) -> Result<RollingNext, Failure> {
+        self.member.as_ref().ok_or_else(member::alone)?.rolling(asked, self).await
+    }
+
+    /// Answers, and then ends so that its shim starts it again as a member.
+    pub(crate) async fn migrate(self: &Arc<Self>, request: &Apply, name: Option<&str>) -> Result<Done, Failure> {
+        let _one = self.changing.lock().await;
+        let config = parse(&request.text, &request.path, &self.environment())?;
+        let name = name.map_or_else(|| self.node.clone(), NodeId::from);
+        let done = member::migrate::run(self, &config, request, &name).await?;
+        self.migrated.send_replace(true);
+        Ok(done)
+    }
+
+    pub(crate) async fn migrated(&self) {
+        let mut migrated = self.migrated.subscribe();
+        if migrated.wait_for(|migrated| *migrated).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        // The answer to whoever asked goes first.
+        tokio::time::sleep(ANSWER_FIRST).await;
+    }
+
+    pub(super) fn own_etcd(&self) -> Option<Service> {
+        self.own_etcd.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_own_etcd(&self, service: Service) {
+        *self.own_etcd.lock().unwrap_or_else(PoisonError::into_inner) = Some(service);
+    }
+
+    /// Starts it although nothing was applied yet, which needs it.
+    pub(crate) async fn run_own_etcd(self: &Arc<Self>, config: &Config) -> Result<(), Failure> {
+        let _one = self.changing.lock().await;
+        let empty = Config { services: BTreeMap::new(), balancers: BTreeMap::new(), ..config.clone() };
+        let (config, is_new) = match self.in_force() {
+            Some(in_force) => (in_force.config.clone(), false),
+            None => (Arc::new(empty), true),
+        };
+        if is_new {
+            self.services.place(Some(Placement::new())).await.map_err(|e| super::services_failure(&e))?;
+        }
+        let mut parts: Vec<Internal> = Vec::new();
+        if !is_new {
+            let local = self.local(&config);
+            let listeners = self.planes.sockets().into_iter().collect();
+            parts.push(Internal { service: self.planes.service(&local)?, listeners });
+        }
+        parts.extend(self.own_etcd().map(|service| Internal { service, listeners: Vec::new() }));
+        self.services.apply(&self.scaled(&config), parts).await.map_err(|e| super::services_failure(&e))
     }
 
     /// A file may not take a running agent into a cluster, out of it, or into another one.

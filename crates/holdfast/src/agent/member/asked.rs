@@ -77,7 +77,7 @@ impl Member {
     }
 
     /// etcd's members as far as they run on machines of this cluster: told apart by address.
-    async fn store_members(&self) -> Vec<StoreMember> {
+    pub(super) async fn store_members(&self) -> Vec<StoreMember> {
         let seen = self.seen();
         let statuses = self.etcd.status().await;
         let node_of = |endpoint: &str| {

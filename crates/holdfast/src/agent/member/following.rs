@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_cluster::members::Assignment;
@@ -51,8 +52,12 @@ async fn step(member: &Arc<Member>, core: &Arc<Core>, done: &mut Done) -> bool {
     if seen.view.revision == 0 {
         return true;
     }
+    // What is meant for this name may be another's.
+    if !member.admitted.load(Ordering::Acquire) {
+        return false;
+    }
     let mut good = true;
-    let own = seen.view.assigned.get(&*member.name.0).cloned().unwrap_or_default();
+    let own = seen.view.assigned.get(&*member.name.0).map(|own| (**own).clone()).unwrap_or_default();
     if own.instances != done.assignment.instances {
         member.keep_assignment(&own).await;
         done.assignment = own;

@@ -13,6 +13,7 @@ use holdfast_cluster::election::{Campaign, Leadership};
 use holdfast_cluster::members::{ADMIN, ASSIGNED, Assigned, Assignment, LEADER, LINKS, NODE, STATE, put};
 use holdfast_cluster::{Error, Op, TXN_OPS_MAX, Txn, boot_clock};
 use holdfast_host::clock;
+use holdfast_observe::status::Leading;
 use holdfast_policy::membership::{Change, Hold};
 use holdfast_policy::placement::{Plan, Planner, Step};
 
@@ -51,7 +52,9 @@ pub(super) async fn run(member: Arc<Member>, core: Arc<Core>) {
             won = campaign.win() => match won {
                 Ok(leadership) => {
                     member.keep_token(leadership.token()).await;
+                    member.count(|leading| *leading = Some(Leading::default()));
                     lead(&member, &core, leadership).await;
+                    member.count(|leading| *leading = None);
                 }
                 Err(error) => tracing::debug!(%error, "cannot campaign for the lead"),
             },
@@ -98,11 +101,19 @@ async fn lead(member: &Arc<Member>, core: &Arc<Core>, leadership: Leadership) {
         let Some(in_force) = core.in_force().filter(|f| current(&f.desired.revision, &news)) else { continue };
         let config = core.scaled(&in_force.config);
         let plan = town.plan(now, &news, &config, &mut planner);
+        let spent = u64::try_from(clock::now().since(now).as_micros()).unwrap_or(u64::MAX);
+        member.count(|leading| {
+            if let Some(leading) = leading {
+                leading.passes += 1;
+                leading.pass_sum_us += spent;
+                leading.pass_max_us = leading.pass_max_us.max(spent);
+            }
+        });
         if !plan.is_idle() {
             tracing::info!("plan: {plan}");
         }
         let forgotten = town.forgotten(&news);
-        if let Err(error) = carry_out(&leadership, core, &news, &config, &plan, &forgotten).await {
+        if let Err(error) = carry_out(member, &leadership, core, &news, &config, &plan, &forgotten).await {
             tracing::warn!(%error, "the plan was not written; it is made anew");
         }
         core.set_held(plan.held.iter().map(|h| (h.instance.to_string(), h.why.clone())).collect());
@@ -117,6 +128,7 @@ fn current(revision: &u64, seen: &Seen) -> bool {
 /// Writes every assignment that the plan changes, in as few transactions as etcd allows. One that is refused means
 /// that another leads.
 async fn carry_out(
+    member: &Member,
     leadership: &Leadership,
     core: &Core,
     seen: &Seen,
@@ -128,7 +140,7 @@ async fn carry_out(
     let after = assignments(before, plan, town::turns(seen, config));
     let mut ops = Vec::new();
     for (node, assignment) in &after {
-        if before.get(node) != Some(assignment) {
+        if before.get(node).map(|known| &**known) != Some(assignment) {
             ops.push(put(ASSIGNED, node, assignment)?);
         }
     }
@@ -146,6 +158,7 @@ async fn carry_out(
         let txn = Txn::when([leadership.guard()]).then(some.iter().cloned());
         let written = tokio::time::timeout(WRITE_TIME, leadership.store().txn(txn)).await;
         let outcome = written.map_err(|_| Error::Unavailable { reason: "no answer to a plan".into() })??;
+        member.count(|leading| leading.iter_mut().for_each(|leading| leading.writes += 1));
         if !outcome.succeeded {
             return Err(Error::Unavailable { reason: "another leads".into() });
         }
@@ -168,11 +181,12 @@ async fn carry_out(
 }
 
 fn assignments(
-    before: &BTreeMap<String, Assignment>,
+    before: &BTreeMap<String, Arc<Assignment>>,
     plan: &Plan,
     turns: BTreeMap<String, BTreeMap<String, u32>>,
 ) -> BTreeMap<String, Assignment> {
-    let mut after = before.clone();
+    let mut after: BTreeMap<String, Assignment> =
+        before.iter().map(|(node, assignment)| (node.clone(), (**assignment).clone())).collect();
     let since_wall_ms = clock::wall_ms();
     for planned in &plan.steps {
         match &planned.step {

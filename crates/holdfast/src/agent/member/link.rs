@@ -60,13 +60,11 @@ pub(super) fn start(member: &Arc<Member>, core: &Arc<Core>) {
 
 impl Member {
     /// From now on other machines may ask this one `question`.
-    #[expect(dead_code, reason = "virtual addresses ask over it")]
     pub(crate) fn answer_question(&self, question: &'static str, answerer: Answerer) {
         self.questions.all.lock().unwrap_or_else(PoisonError::into_inner).insert(question, answerer);
     }
 
     /// What the machine `name` says; `None` when it does not answer, or is not proved to be that machine.
-    #[expect(dead_code, reason = "virtual addresses ask over it")]
     pub(crate) async fn ask(&self, name: &str, question: &str, argument: &str) -> Option<String> {
         let (link, secured) = {
             let seen = self.seen();
@@ -96,7 +94,7 @@ impl Member {
     /// Machines that sign certificates, and where.
     fn authorities(&self) -> Vec<(String, SocketAddr)> {
         let seen = self.seen();
-        let keeps = |n: &&Registration| n.authority && n.name != *self.name.0;
+        let keeps = |n: &&Arc<Registration>| n.authority && n.name != *self.name.0;
         seen.view.nodes.values().filter(keeps).filter_map(|n| Some((n.name.clone(), n.link?))).collect()
     }
 }

@@ -12,8 +12,8 @@ use holdfast_host::clock;
 use holdfast_policy::Timestamp;
 use tokio::net::TcpStream;
 
-use super::Member;
 use super::link::{self, ANSWER, Credentials, Hello, Missed, look_plainly};
+use super::{Member, carriers};
 use crate::agent::core::Core;
 use crate::failure::Failure;
 
@@ -42,6 +42,7 @@ pub(crate) enum Link {
 type Look = (Link, Option<String>);
 
 pub(super) fn start(member: &Arc<Member>, core: &Arc<Core>) {
+    carriers::answer_others(member, core);
     link::start(member, core);
     tokio::spawn(ask(member.clone()));
     tokio::spawn(tell(member.clone()));

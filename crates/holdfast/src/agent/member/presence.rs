@@ -45,6 +45,7 @@ fn campaign(member: &Member) -> Campaign {
 
 async fn hold(member: &Member, core: &Core, held: Leadership) {
     member.touch();
+    member.admitted.store(true, std::sync::atomic::Ordering::Release);
     member.set_trouble(None);
     let mut registered = None;
     loop {

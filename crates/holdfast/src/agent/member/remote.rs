@@ -71,7 +71,7 @@ impl Member {
 
 fn others<'a>(view: &'a View, member: &Member) -> impl Iterator<Item = (&'a str, &'a NodeState)> {
     let own = member.name.to_string();
-    view.states.iter().filter(move |(node, _)| **node != own).map(|(node, state)| (node.as_str(), state))
+    view.states.iter().filter(move |(node, _)| **node != own).map(|(node, state)| (node.as_str(), &**state))
 }
 
 fn remote(view: &View, node: &str, instance: &InstanceState, doubtful: bool) -> Option<Remote> {
@@ -84,6 +84,7 @@ fn remote(view: &View, node: &str, instance: &InstanceState, doubtful: bool) -> 
         _ if !assigned => return None,
         "ready" if doubtful => EndpointState::Suspect,
         "ready" => EndpointState::Ready,
+        "standby" => EndpointState::Standby,
         "suspect" => EndpointState::Suspect,
         _ => EndpointState::NotReady,
     };
@@ -125,4 +126,7 @@ fn count(elsewhere: &mut Elsewhere, instance: &InstanceState) {
     elsewhere.started +=
         u32::from(matches!(state, State::Ready | State::Running | State::Starting | State::Suspect | State::Unready));
     elsewhere.completed |= state == State::Completed;
+    if instance.able {
+        elsewhere.able = Some(elsewhere.able.map_or(instance.ordinal, |n| n.min(instance.ordinal)));
+    }
 }

@@ -89,6 +89,7 @@ fn state(member: &Member, core: &Core) -> NodeState {
                 outdated: seen.outdated,
                 acting: seen.acting,
                 due: seen.due,
+                able: seen.role == Some("standby") && matches!(seen.able, Some(Ok(_))),
             });
         }
     }
@@ -106,6 +107,7 @@ fn state(member: &Member, core: &Core) -> NodeState {
 fn spelled(state: EndpointState) -> Option<&'static str> {
     match state {
         EndpointState::Ready => Some("ready"),
+        EndpointState::Standby => Some("standby"),
         EndpointState::Suspect => Some("suspect"),
         EndpointState::NotReady => Some("not_ready"),
         EndpointState::Draining => Some("draining"),

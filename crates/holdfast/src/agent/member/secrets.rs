@@ -1,7 +1,7 @@
 //! What people ask about certificates, and what they are told of them.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_cluster::authority::{self, JoinToken, Offer, RENEWAL_VALID, Validity};
@@ -69,7 +69,7 @@ impl Member {
         let offer = Offer { version: 1, digest, expires_wall_ms, node: wish.node.clone(), by: wish.who.clone() };
         authority::offer(&*self.store, &token, offer).await.map_err(failed)?;
         let seen = self.seen();
-        let keeps = |n: &&Registration| n.authority && n.name != *self.name.0;
+        let keeps = |n: &&Arc<Registration>| n.authority && n.name != *self.name.0;
         let own = credentials.authority.as_ref().and_then(|_| self.own_link());
         let from = own.into_iter().chain(seen.view.nodes.values().filter(keeps).filter_map(|n| n.link)).collect();
         Ok(Token { token: token.to_string(), from, expires_wall_ms })

@@ -1,7 +1,9 @@
 //! The same status on every machine of a cluster: what runs here, and what the others say of themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use holdfast_cluster::members::Registration;
 use holdfast_config::{Balancer, Config};
 use holdfast_host::clock;
 use holdfast_observe::status::{EndpointStatus, Instance, Node, Service, State, Warning};
@@ -10,6 +12,7 @@ use holdfast_policy::balance;
 
 use crate::agent::core::Core;
 use crate::agent::member::fits;
+use crate::agent::member::keeping::ETCD;
 use crate::agent::snapshot::Place;
 use crate::agent::view;
 
@@ -44,8 +47,9 @@ impl Core {
         let scaled = self.scaled(config);
         for (name, service) in services.iter_mut() {
             let Some(declared) = scaled.services.get(name) else { continue };
-            service.desired = declared.replicas;
-            self.add_unplaced(name, service);
+            self.add_unplaced(name, service, declared.replicas);
+            // One is active, the others stand by.
+            service.desired = if declared.standby.is_some() { 1 } else { declared.replicas };
             let good = if service.kind == "job" { State::Completed } else { State::Ready };
             // While one moves, two have its name.
             let ready: BTreeSet<&str> =
@@ -55,9 +59,9 @@ impl Core {
         }
     }
 
-    fn add_unplaced(&self, name: &str, service: &mut Service) {
+    fn add_unplaced(&self, name: &str, service: &mut Service, members: u32) {
         let held = self.held();
-        for ordinal in 1..=service.desired {
+        for ordinal in 1..=members {
             let id = format!("{name}-{ordinal}");
             if service.instances.iter().any(|i| i.id == id) {
                 continue;
@@ -72,8 +76,8 @@ impl Core {
         let Some(member) = &self.member else { return BTreeMap::new() };
         let seen = member.seen();
         let leader = seen.view.leader.as_ref().map(|holder| holder.node.clone());
-        let one = |(name, registration): (&String, &holdfast_cluster::members::Registration)| {
-            let admin = seen.view.admin.get(name).cloned().unwrap_or_default();
+        let one = |(name, registration): (&String, &Arc<Registration>)| {
+            let admin = seen.view.admin.get(name).map(|admin| (**admin).clone()).unwrap_or_default();
             let state = seen.view.states.get(name);
             let assigned = seen.view.assigned.get(name).map_or(0, |a| a.instances.len());
             let ready = state.map_or(0, |s| s.instances.iter().filter(|i| i.shown.state == State::Ready).count());
@@ -130,6 +134,11 @@ impl Core {
         }
         let link = member.link_warnings().into_iter();
         all.extend(link.map(|(code, message, hint)| warning(code, message, &hint)));
+        let etcd = self.services.status().services.get(ETCD).and_then(|s| s.instances.first().cloned());
+        if let Some(etcd) = etcd.filter(|i| !matches!(i.state, "ready" | "starting" | "launching")) {
+            let message = format!("the member of etcd on this machine does not run: {}", etcd.reason);
+            all.push(warning("HF0339", message, "holdfast logs _etcd; is etcd-server installed?"));
+        }
         if !member.in_touch(clock::now()) {
             let message = "etcd does not answer this machine: what runs goes on, and nothing is moved".to_owned();
             all.push(warning("HF0410", message, "holdfast doctor; etcdctl endpoint status"));

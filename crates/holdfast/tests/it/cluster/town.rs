@@ -17,6 +17,7 @@ pub(super) struct Town {
     lease: String,
     /// How long certificates are valid; `None` has none.
     certificates: Option<String>,
+    managed: bool,
     file: PathBuf,
     _places: Vec<Place>,
     _dir: tempfile::TempDir,
@@ -29,16 +30,7 @@ impl Town {
     }
 
     pub(super) fn with(machines: usize, lease: &str, certificates: Option<&str>) -> Town {
-        let etcd = Cluster::start(Spec::new(1));
-        let places: Vec<Place> = (0..machines).map(|_| Place::take()).collect();
-        let addresses = places.iter().map(|place| place.address).collect();
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let file = dir.path().join("holdfast.toml");
-        let sites = (1..=machines).map(|n| Site::member(&format!("n{n}"), &file)).collect();
-        let port = free_port();
-        let lease = lease.to_owned();
-        let certificates = certificates.map(str::to_owned);
-        let town = Town { sites, etcd, port, addresses, lease, certificates, file, _places: places, _dir: dir };
+        let town = Town { certificates: certificates.map(str::to_owned), ..Town::empty(machines, lease) };
         town.write("");
         for (n, site) in town.sites.iter().enumerate() {
             match (&town.certificates, n) {
@@ -48,10 +40,51 @@ impl Town {
             }
             site.up();
         }
-        for site in &town.sites {
-            site.wait_for("all machines to see each other", || town.all_proved(site));
-        }
+        town.wait_for_all();
         town
+    }
+
+    /// Machines that run etcd themselves and nothing else yet.
+    pub(super) fn managed(machines: usize, lease: &str) -> Town {
+        let town = Town { managed: true, ..Town::empty(machines, lease) };
+        town.write("");
+        std::thread::scope(|scope| {
+            // The first of them has a quorum only once the second is there.
+            town.sites.iter().for_each(|site| drop(scope.spawn(|| site.up())));
+        });
+        town.wait_for_all();
+        town
+    }
+
+    /// Every machine sees every other.
+    pub(super) fn wait_for_all(&self) {
+        for site in &self.sites {
+            site.wait_for("all machines to see each other", || self.all_proved(site));
+        }
+    }
+
+    /// Nothing has been started but etcd.
+    pub(super) fn empty(machines: usize, lease: &str) -> Town {
+        let etcd = Cluster::start(Spec::new(1));
+        let places: Vec<Place> = (0..machines).map(|_| Place::take()).collect();
+        let addresses = places.iter().map(|place| place.address).collect();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("holdfast.toml");
+        let sites = (1..=machines).map(|n| Site::member(&format!("n{n}"), &file)).collect();
+        let port = free_port();
+        let lease = lease.to_owned();
+        Town {
+            sites,
+            etcd,
+            port,
+            addresses,
+            lease,
+            certificates: None,
+            managed: false,
+            file,
+            _places: places,
+            _dir: dir,
+        }
     }
 
     /// Everybody is ready in the eyes of this one, and nothing keeps it from being sure.
@@ -90,16 +123,21 @@ impl Town {
         link.as_str().and_then(|text| text.parse().ok()).expect("the agent listens")
     }
 
-    fn write(&self, services: &str) {
+    /// A file without a cluster.
+    pub(super) fn write_alone(&self, services: &str) {
+        let text = services.replace("{origin}", &origin().to_string_lossy());
+        std::fs::write(&self.file, text).expect("the file is writable");
+    }
+
+    pub(super) fn write(&self, services: &str) {
         let endpoints: Vec<String> = self.etcd.endpoints().iter().map(|e| format!("{e:?}")).collect();
-        let mut text =
-            format!("[cluster]\nname = \"town\"\netcd = [{}]\nlease = {:?}\n", endpoints.join(", "), self.lease);
-        text.push_str("link = 0\n");
+        let etcd = if self.managed { "\"managed\"".to_owned() } else { format!("[{}]", endpoints.join(", ")) };
+        let mut text = format!("[cluster]\nname = \"town\"\netcd = {etcd}\nlease = {:?}\nlink = 0\n", self.lease);
         if let Some(valid) = &self.certificates {
             text.push_str(&format!("certificates = {valid:?}\n"));
         }
         for (n, address) in self.addresses.iter().enumerate() {
-            text.push_str(&format!("[node.n{}]\naddress = \"{address}\"\n", n + 1));
+            text.push_str(&format!("[node.n{}]\naddress = \"{address}\"\netcd = {}\n", n + 1, self.managed));
         }
         text.push_str(services);
         let text = text.replace("{origin}", &origin().to_string_lossy());

@@ -80,7 +80,7 @@ impl Keeper {
     /// The fenced deadline and the time limit of a job.
     fn watch_limits(&mut self, now: Timestamp) {
         let Some(run) = self.run.as_ref().filter(|r| !r.killed) else { return };
-        let fence = self.spec.fenced && self.state.deadline_boot_ns.is_none_or(|at| now.as_nanos() >= at);
+        let fence = self.spec.fenced && !self.may_run_at(now);
         let limit = run.stopping.is_none() && self.run_limit(run).is_some_and(|at| now >= at);
         if fence {
             self.set_stopping(now, "the deadline passed without a new one", 0, false);
@@ -110,7 +110,7 @@ impl Keeper {
     fn may_start(&self) -> bool {
         let holds = |name: &str| self.held.iter().any(|(held, _)| held == name);
         let granted = self.state.granted || !self.next_is_restart;
-        let fenced = !self.spec.fenced || self.state.deadline_boot_ns.is_some_and(|at| at > clock::now().as_nanos());
+        let fenced = !self.spec.fenced || self.may_run_at(clock::now());
         let stdin = !self.spec.stdin || holds("stdin");
         self.intent == Intent::Run && granted && fenced && stdin && self.spec.fds.iter().all(|name| holds(name))
     }
@@ -195,6 +195,7 @@ impl Keeper {
         env.insert("HOLDFAST_ORDINAL".into(), self.spec.ordinal.to_string().into());
         // Marks everything that descends from this instance, whatever it does to its group, session and parent.
         env.insert(crate::shim::MARK.into(), self.dir.path().into());
+        self.role_environment(&mut env);
         if let Some(notify) = &self.notify {
             env.insert("NOTIFY_SOCKET".into(), notify.address().into());
         }
@@ -423,6 +424,7 @@ impl Keeper {
     fn follow(&mut self, next: Next, reason: &str, inputs: &[(&'static str, String)]) {
         match next {
             Next::Start { at } => {
+                let at = self.held_start(at);
                 self.next_start = Some(at);
                 self.next_is_restart = true;
                 let waits = if self.state.granted { "" } else { " (when the agent grants restarts again)" };

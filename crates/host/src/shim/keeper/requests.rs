@@ -14,7 +14,7 @@ use crate::shim::state::Phase;
 /// Packets of one client handled in one wakeup.
 const PACKETS_AT_ONCE: usize = 16;
 
-enum Answer {
+pub(super) enum Answer {
     Ack,
     /// All held descriptors.
     Fds,
@@ -105,6 +105,11 @@ impl Keeper {
                 Answer::Ack
             }),
             Body::Grant { restart } => self.request_grant(restart),
+            Body::Hold { ms } => self.request_hold(ms),
+            Body::Role { incarnation, role, token } => {
+                self.if_meant(incarnation, |keeper| keeper.request_role(role, &token))
+            }
+            Body::Freeze { incarnation, frozen } => self.if_meant(incarnation, |keeper| keeper.request_freeze(frozen)),
             Body::Ready { incarnation } => self.if_meant(incarnation, |keeper| {
                 if keeper.run.is_some() {
                     keeper.handle_ready("the agent's probes passed");
@@ -175,7 +180,8 @@ impl Keeper {
         }
         let now = clock::now().as_nanos();
         // Already passed: the next tick kills. Accepting it would let the renewed lease cover a dead promise.
-        let lapsed = self.run.is_some() && self.state.deadline_boot_ns.is_some_and(|at| at <= now);
+        let bound = self.run.is_some() || self.spec.final_deadline;
+        let lapsed = bound && self.state.deadline_boot_ns.is_some_and(|at| at <= now);
         if boot_ns <= now || lapsed {
             return Answer::Refused("HF0215", "the deadline has passed".into());
         }

@@ -1,6 +1,5 @@
 //! A data directory with an agent's services in it; everything is killed when the bed is dropped.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -213,12 +212,14 @@ fn next_range() -> u16 {
 
 async fn start(data_dir: &Path, store: &Arc<Embedded>, ports: u16, life: u32) -> Handle {
     let options = Options {
+        epoch: Arc::new(std::sync::atomic::AtomicU64::new(1)),
         data_dir: data_dir.to_owned(),
         node: NodeId::from("here"),
         zone: None,
         exe: exe().to_owned(),
         ports: ports..=ports + 19,
         store: store.clone(),
+        leases: store.clone(),
         journal: None,
         waiting: None,
         life: format!("1.{life}"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use holdfast_config::{Check, Command, Port, Probe as ProbeConfig, Service};
 use holdfast_policy::health::Thresholds;
 use holdfast_policy::hung::Verdict;
+use holdfast_policy::lease::{FencingToken, Timings};
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 
 use super::super::*;
@@ -61,6 +62,16 @@ pub(super) struct Rig {
     kills: usize,
     services: Vec<Service>,
     balanced: bool,
+    pub(super) holder: Option<Holder>,
+    pub(super) last: Option<InstanceId>,
+    pub(super) owed: Vec<String>,
+    pub(super) wish: Option<Wish>,
+    pub(super) revision_of_lease: u64,
+    silent: BTreeSet<InstanceId>,
+    deaf: bool,
+    tokens: BTreeMap<InstanceId, FencingToken>,
+    pub(super) jobs: Vec<String>,
+    pub(super) failing: BTreeSet<&'static str>,
 }
 
 const START: Duration = Duration::from_millis(5);
@@ -94,6 +105,16 @@ impl Rig {
             kills: 0,
             services: Vec::new(),
             balanced: false,
+            holder: None,
+            last: None,
+            owed: Vec::new(),
+            wish: None,
+            revision_of_lease: 0,
+            silent: BTreeSet::new(),
+            deaf: false,
+            tokens: BTreeMap::new(),
+            jobs: Vec::new(),
+            failing: BTreeSet::new(),
         }
     }
 
@@ -185,7 +206,9 @@ impl Rig {
             Action::Journal(e) => {
                 format!("journal {} {} -> {}: {}", e.subject, e.transition.from, e.transition.to, e.transition.reason)
             }
-            Action::Lease { instance } => format!("lease {instance}"),
+            Action::Lease { instance, .. } => format!("lease {instance}"),
+            Action::Job(job) => format!("job {}", job.name),
+            Action::ReleaseLease { instance, .. } => format!("release {instance}"),
             other => format!("{other:?}"),
         };
         if !matches!(&action, Action::Journal(e) if &*e.subject == "web") {
@@ -221,16 +244,17 @@ impl Rig {
                 self.published.insert(instance.to_string(), state);
             }
             Action::AssignPort { instance } => self.later(ANSWER, Event::PortAssigned { instance, port: 20_000 }),
-            Action::Lease { instance } => {
-                let until = self.now + Duration::from_secs(7);
-                self.later(ANSWER, Event::LeaseHeld { instance, until });
-            }
-            Action::ReleaseLease { .. } | Action::StopProbes { .. } | Action::Forget { .. } | Action::Journal(_) => {}
+            Action::Lease { instance, shared, timings, .. } => self.lease(instance, shared, timings),
+            Action::ReleaseLease { instance, shared } => self.release(&instance, shared),
+            Action::Job(job) => self.run_job(job),
+            Action::Want { service, to, over } => self.want(&service, Some(to), Some(over), false),
+            Action::Fenced { .. } => self.owed.clear(),
+            Action::StopProbes { .. } | Action::Forget { .. } | Action::Journal(_) => {}
         }
     }
 
     fn start_shim(&mut self, launch: Launch) {
-        let Launch { instance, generation, definition, port, deadline } = launch;
+        let Launch { instance, generation, definition, port, deadline, role, token } = launch;
         self.launches.entry(instance.to_string()).or_default().push(self.now);
         if let Some(reason) = self.launch_error.clone() {
             return self.later(ANSWER, Event::LaunchFailed { instance, generation, reason });
@@ -241,6 +265,8 @@ impl Rig {
             definition: Some(definition.hash),
             port,
             deadline,
+            role,
+            token: token.or(self.tokens.get(&instance).copied()),
             ..ShimState::default()
         };
         self.shims.insert(instance.clone(), FakeShim { state, ..FakeShim::default() });
@@ -267,7 +293,7 @@ impl Rig {
 
     fn command(&mut self, instance: &InstanceId, incarnation: Incarnation, request: Request) {
         let known = self.shims.get(instance).map(|s| s.state.incarnation);
-        if known != Some(incarnation) {
+        if known != Some(incarnation) || self.silent.contains(instance) {
             return;
         }
         match request {
@@ -286,9 +312,101 @@ impl Rig {
                 self.later(ANSWER, Event::ShimAbsent { instance, generation, last: None, orphans: false });
             }
             Request::Grant { restart } => self.change(instance, ANSWER, |s| s.granted = restart),
+            Request::Deadline(_) if self.deaf => {}
             Request::Deadline(until) => self.change(instance, ANSWER, |s| s.deadline = Some(until)),
+            Request::Hold(time) => self.change(instance, ANSWER, |s| s.hold = time),
+            Request::Activate(token) => {
+                self.tokens.insert(instance.clone(), token);
+                self.change(instance, ANSWER, |s| (s.role, s.token) = (Role::Active, Some(token)));
+            }
+            Request::Freeze(frozen) => {
+                let now = self.now;
+                self.change(instance, ANSWER, |s| s.stopped_at = frozen.then_some(now));
+            }
             Request::Ready => {}
         }
+    }
+
+    /// The store of one service with standbys; a plainly fenced instance always gets its lease.
+    fn lease(&mut self, instance: InstanceId, shared: bool, timings: Timings) {
+        let (until, asked) = (self.now + timings.give_up, self.now);
+        if !shared {
+            let token = FencingToken { epoch: 1, create_revision: 1 };
+            return self.later(ANSWER, Event::LeaseHeld { instance, until, asked, token, owed: Vec::new() });
+        }
+        let other = self.holder.as_ref().filter(|h| h.member != instance);
+        if let Some(reason) = other.map(|h| format!("{} holds its lease", h.member)) {
+            return self.later(ANSWER, Event::LeaseLost { instance, reason });
+        }
+        let claimed = self.holder.is_none();
+        self.last = Some(instance.clone());
+        self.revision_of_lease += u64::from(claimed);
+        let create_revision = self.revision_of_lease;
+        let token = self.holder.as_ref().map_or(FencingToken { epoch: 1, create_revision }, |h| h.token);
+        self.holder = Some(Holder { member: instance.clone(), node: "n1".into(), token });
+        let owed = self.owed.clone();
+        self.later(ANSWER, Event::LeaseHeld { instance, until, asked, token, owed });
+        if claimed {
+            self.tell_holders();
+        }
+    }
+
+    fn release(&mut self, instance: &InstanceId, shared: bool) {
+        if shared && self.holder.as_ref().is_some_and(|h| h.member == *instance) {
+            self.holder = None;
+            self.tell_holders();
+        }
+    }
+
+    /// The lease runs out; its holder has not given it back.
+    pub(super) fn lease_runs_out(&mut self) {
+        let holder = self.holder.take().expect("somebody holds it");
+        self.owed.push(format!("{}@n1", holder.member));
+        self.tell_holders();
+    }
+
+    /// Its shim and its program do nothing any more.
+    pub(super) fn silence(&mut self, name: &str) {
+        self.silent.insert(id(name));
+    }
+
+    pub(super) fn ignore_deadlines(&mut self, deaf: bool) {
+        self.deaf = deaf;
+    }
+
+    pub(super) fn active(&self) -> String {
+        self.holder.as_ref().map_or_else(String::new, |h| h.member.to_string())
+    }
+
+    /// Its program dies, and its shim leaves it dead for as long as it was told to.
+    pub(super) fn child_dies_held(&mut self, name: &str) {
+        let (instance, now) = (id(name), self.now);
+        let exit = Exit { at: now, signal: Some(9), ..Exit::default() };
+        let hold = self.shims[&instance].state.hold;
+        assert!(hold > Duration::ZERO, "{name} is not held");
+        self.change(&instance, Duration::ZERO, |s| {
+            s.last_exit = Some(exit);
+            s.phase = ShimPhase::Backoff { until: now + hold };
+        });
+    }
+
+    pub(super) fn tell_holders(&mut self) {
+        let holders = self.holder.iter().map(|h| (h.member.service.clone(), h.clone())).collect();
+        let wishes = self.wish.iter().map(|w| ("db".into(), w.clone())).collect();
+        let last = self.last.iter().map(|id| (id.service.clone(), id.clone())).collect();
+        self.later(ANSWER, Event::Holders { holders, last, wishes });
+    }
+
+    pub(super) fn want(&mut self, _: &str, to: Option<InstanceId>, over: Option<FencingToken>, force: bool) {
+        self.wish = Some(Wish { to, over, force, until: self.now + Duration::from_secs(60) });
+        self.tell_holders();
+    }
+
+    fn run_job(&mut self, job: Job) {
+        self.jobs.push(job.name.clone());
+        let success = !self.failing.contains(job.edge.name());
+        let detail = if success { "exit code 0" } else { "exit code 1" };
+        self.later(START, Event::JobEnded { instance: job.instance, name: job.name, success, detail: detail.into() });
     }
 
     fn answer_probe(&mut self, probe: Probe) {

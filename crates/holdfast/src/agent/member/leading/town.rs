@@ -1,6 +1,6 @@
 //! From the view of the store to what policy looks at, and back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use holdfast_cluster::members::{Admin as Wanted, InstanceState, Registration, View};
@@ -19,7 +19,7 @@ use super::super::{Member, Seen};
 pub(super) struct Town {
     me: NodeId,
     membership: Membership,
-    known: BTreeMap<String, (Registration, Wanted)>,
+    known: BTreeMap<String, (Arc<Registration>, Arc<Wanted>)>,
     leased: BTreeMap<String, bool>,
     counted: BTreeMap<String, u32>,
     in_touch: bool,
@@ -226,6 +226,8 @@ pub(in crate::agent::member) fn service(service: &holdfast_config::Service) -> p
         // Two copies of one that must never run twice would wait for each other.
         surge: !service.fenced && service.kind == holdfast_config::Kind::Service,
         movable: service.kind == holdfast_config::Kind::Service,
+        distinct: service.standby.is_some(),
+        crowd_alone: true,
         ..placement::Service::new(&service.name, service.replicas)
     }
 }
@@ -242,14 +244,22 @@ pub(in crate::agent::member) fn assigned(now: Timestamp, view: &View) -> Vec<pla
             let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
             let since = Timestamp::from_nanos(now.as_nanos().saturating_sub(age_ns));
             all.push(placement::Assigned {
-                ready: state.is_some_and(|s| matches!(s.shown.state, State::Ready | State::Completed)),
+                ready: state.is_some_and(|s| s.able || matches!(s.shown.state, State::Ready | State::Completed)),
                 failures: state.map_or(0, |s| s.failures),
-                duty: Duty::Replica,
+                duty: state.map_or(Duty::Replica, duty),
                 ..placement::Assigned::new(instance, node, since)
             });
         }
     }
     all
+}
+
+fn duty(state: &InstanceState) -> Duty {
+    match state.shown.role.as_deref() {
+        None => Duty::Replica,
+        Some("active" | "promoting" | "draining") => Duty::Active,
+        Some(_) => Duty::Standby { eligible: state.able },
+    }
 }
 
 fn state_of<'a>(view: &'a View, node: &str, instance: &str) -> Option<&'a InstanceState> {
@@ -258,35 +268,31 @@ fn state_of<'a>(view: &'a View, node: &str, instance: &str) -> Option<&'a Instan
 
 /// By machine and service: how many instances it may take down by plan now.
 pub(super) fn turns(seen: &Seen, config: &Config) -> BTreeMap<String, BTreeMap<String, u32>> {
+    let mut shares: BTreeMap<&str, BTreeMap<&str, Share>> = BTreeMap::new();
+    for (node, assignment) in &seen.view.assigned {
+        let Some(state) = seen.view.states.get(node) else { continue };
+        for instance in state.instances.iter().filter(|i| assignment.instances.contains_key(&i.shown.id)) {
+            add(shares.entry(&instance.service).or_default().entry(node).or_default(), instance);
+        }
+    }
     let mut all: BTreeMap<String, BTreeMap<String, u32>> = BTreeMap::new();
-    let view = &seen.view;
-    for (name, service) in &config.services {
-        let nodes: BTreeSet<&String> = view.assigned.keys().collect();
-        let shares: Vec<(String, Share)> =
-            nodes.into_iter().map(|node| (node.clone(), share(view, node, name))).collect();
+    for (name, of) in shares {
+        let Some(service) = config.services.get(name) else { continue };
         let min_available = service.min_available.min(service.replicas.saturating_sub(1));
-        let list: Vec<Share> = shares.iter().map(|(_, share)| *share).collect();
+        let list: Vec<Share> = of.values().copied().collect();
         let granted = rollout::turns(&list, service.max_unavailable, min_available);
-        for ((node, _), turns) in shares.into_iter().zip(granted) {
-            if turns > 0 {
-                all.entry(node).or_default().insert(name.clone(), turns);
-            }
+        for (node, turns) in of.into_keys().zip(granted).filter(|(_, turns)| *turns > 0) {
+            all.entry(node.to_owned()).or_default().insert(name.to_owned(), turns);
         }
     }
     all
 }
 
-fn share(view: &View, node: &str, service: &str) -> Share {
-    let mut share = Share::default();
-    let assigned = view.assigned.get(node);
-    let ours = view.states.get(node).into_iter().flat_map(|s| &s.instances).filter(|i| i.service == service);
-    for instance in ours.filter(|i| assigned.is_some_and(|a| a.instances.contains_key(&i.shown.id))) {
-        let ready = matches!(instance.shown.state, State::Ready | State::Completed);
-        share.ready += u32::from(ready);
-        share.acting += u32::from(instance.acting);
-        share.due += u32::from(instance.due);
-        share.due_ready += u32::from(instance.due && ready);
-        share.away += u32::from(!ready && !instance.acting && !instance.due);
-    }
-    share
+fn add(share: &mut Share, instance: &InstanceState) {
+    let ready = matches!(instance.shown.state, State::Ready | State::Completed);
+    share.ready += u32::from(ready);
+    share.acting += u32::from(instance.acting);
+    share.due += u32::from(instance.due);
+    share.due_ready += u32::from(instance.due && ready);
+    share.away += u32::from(!ready && !instance.acting && !instance.due);
 }
