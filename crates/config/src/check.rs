@@ -1,5 +1,6 @@
 //! What a file that reads well still gets wrong: rules over the whole [`Config`].
 
+mod cluster;
 mod cycles;
 mod drills;
 pub(crate) mod files;
@@ -58,6 +59,7 @@ pub(crate) fn check(out: &mut Findings, config: &Config, environment: &Environme
     services::check(out, config, environment);
     virtual_ips::check(out, config);
     standby::check(out, config);
+    cluster::check(out, config);
     drills::check(out, config);
     weak_points::check(out, config);
 }

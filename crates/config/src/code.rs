@@ -47,5 +47,10 @@ codes! {
     SINGLE_DEPENDENCY = "HF0151", "a dependency has a single instance";
     ONE_BALANCER = "HF0152", "one balancer process is all there is";
     NO_READINESS = "HF0153", "a balanced service has no readiness probe";
+    ETCD_MEMBERS = "HF0155", "the members of etcd stand no loss";
+    UNKNOWN_NODE = "HF0156", "`on` names a machine that is not described";
+    LOOPBACK = "HF0157", "a service that other machines cannot reach";
+    ONE_BALANCER_NODE = "HF0158", "one machine listens for a balancer";
+    NODES_ALONE = "HF0159", "machines are described, and there is no cluster";
     PORT_UNTOLD = "HF0154", "a command does not mention the port that is assigned";
 }

@@ -146,7 +146,7 @@ impl Services {
         };
         engine.supervisor.handle(clock::now(), Event::Adopt { records, found });
         let handle = Handle::new(
-            store.clone(),
+            leases,
             Records::new(store),
             journal,
             asks,

@@ -12,7 +12,7 @@ pub(super) fn check(out: &mut Findings, config: &Config) {
     for service in config.services.values() {
         if let Some(standby) = &service.standby {
             refuse(out, service, standby);
-            advise(out, service, standby);
+            advise(out, service, standby, config.cluster.is_none());
         }
     }
 }
@@ -75,18 +75,20 @@ fn refuse(out: &mut Findings, service: &Service, standby: &Standby) {
     }
 }
 
-fn advise(out: &mut Findings, service: &Service, standby: &Standby) {
+fn advise(out: &mut Findings, service: &Service, standby: &Standby, alone: bool) {
     let span = out.spans.key(&format!("service.{}.standby", service.name));
     let name = &service.name;
-    out.push(
-        Diagnostic::new(
-            Severity::Advice,
-            code::STANDBY_ONE_NODE,
-            format!("all {} members of `{name}` run on this machine", standby.count + 1),
-        )
-        .at(span, "survives the death of a process, not of the machine")
-        .hint("several nodes need an etcd that all of them reach"),
-    );
+    if alone {
+        out.push(
+            Diagnostic::new(
+                Severity::Advice,
+                code::STANDBY_ONE_NODE,
+                format!("all {} members of `{name}` run on this machine", standby.count + 1),
+            )
+            .at(span, "survives the death of a process, not of the machine")
+            .hint("several machines become one with [cluster]; see docs/cluster.md"),
+        );
+    }
     if standby.tier == Tier::Warm && standby.sync.is_none() && standby.warm == Warm::Stopped {
         let span = out.spans.key(&format!("service.{name}.standby"));
         out.push(

@@ -78,7 +78,7 @@ const RESUME_AGAIN: Duration = Duration::from_secs(1);
 /// A new agent has found its balancer processes by then, or there are none.
 const PLANES_KNOWN: Duration = Duration::from_secs(10);
 /// A command waits this long for a switchover; a client gives up a little later.
-const SWITCHOVER_TIME: Duration = Duration::from_secs(9);
+pub(super) const SWITCHOVER_TIME: Duration = Duration::from_secs(9);
 
 /// The shared table has a slot for so many endpoints.
 const REPLICAS_MAX: u32 = 1000;
@@ -249,7 +249,10 @@ impl Core {
             return self.records.set_desired(&desired, None).await.map_err(|e| store_failure(&e));
         };
         // Somebody may have applied another file on another machine since this agent looked.
-        let revision = member.records.set_desired(&desired, Some(expected)).await.map_err(|e| store_failure(&e))?;
+        let revision = match member.records.set_desired(&desired, Some(expected)).await {
+            Ok(revision) => revision,
+            Err(error) => member.applied_by_another(&desired, error).await?,
+        };
         self.keep(&desired).await;
         Ok(revision)
     }
@@ -336,6 +339,9 @@ impl Core {
         let Switchover { service, to, force } = request;
         let to_whom = to.as_deref().unwrap_or("another member");
         self.audit("switchover", &format!("{service} to {to_whom}"));
+        if let Some(member) = &self.member {
+            return member.switch_over(&service, to.as_deref(), force, self).await;
+        }
         let done = self.services.switch_over(&service, to.as_deref(), force, SWITCHOVER_TIME).await;
         let t = done.map_err(|e| services_failure(&e).exit(Exit::Refused))?;
         Ok(Done { message: format!("{service}: {} is active, {} after {} began to leave", t.to, human(t.rto), t.from) })

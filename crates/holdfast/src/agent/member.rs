@@ -16,6 +16,7 @@ mod remote;
 mod reporting;
 mod rolling;
 mod secrets;
+mod switching;
 mod watching;
 
 use std::collections::BTreeMap;

@@ -2,6 +2,7 @@
 
 mod many;
 mod security;
+mod standby;
 mod town;
 
 use std::time::{Duration, Instant};

@@ -187,6 +187,11 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// Between two looks of a loop with a deadline of its own.
+pub(crate) fn wait_a_moment() {
+    std::thread::sleep(Duration::from_millis(2));
+}
+
 /// The shell's own `kill`: a bare machine has no other.
 pub(crate) fn kill(pid: u32, signal: &str) {
     let line = format!("kill -s {signal} {pid}");

@@ -2,7 +2,7 @@
 //! from outside by what the programs themselves write.
 
 mod faults;
-mod roles;
+pub(crate) mod roles;
 mod tiers;
 
 use std::time::{Duration, Instant};

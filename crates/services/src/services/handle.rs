@@ -119,6 +119,13 @@ impl Handle {
         self.tell(Event::Scale { service: service.into(), replicas }).await
     }
 
+    /// Asks for another active member, wherever it is.
+    pub async fn want_active(&self, service: &str, to: Option<&InstanceId>, force: bool) -> Result<(), Error> {
+        let status = self.status();
+        let newest = status.services.get(service).and_then(|s| s.standby.as_ref()).and_then(|s| s.newest);
+        want(&*self.store, service, to, newest, force).await.map_err(Error::Records)
+    }
+
     /// Makes another member active, and waits until it is. `to`: any other than the present one where nobody is named.
     pub async fn switch_over(
         &self,

@@ -1,7 +1,8 @@
 //! What people ask of the cluster through any machine.
 
 use holdfast_cluster::members::{ADMIN, Admin, put};
-use holdfast_cluster::{Guard, Op, Txn};
+use holdfast_cluster::records::Desired;
+use holdfast_cluster::{Error, Guard, Op, Txn};
 use holdfast_host::clock;
 use holdfast_policy::membership::Hold;
 use holdfast_policy::placement::{Cluster, Loss, StoreMember, can_lose};
@@ -41,6 +42,20 @@ impl Member {
             NodeWish::Remove => format!("{name} is being emptied, and then forgotten; see holdfast node list"),
         };
         Ok(Done { message })
+    }
+
+    /// The same file, applied on another machine at the same time, is no conflict.
+    pub(crate) async fn applied_by_another(&self, desired: &Desired, error: Error) -> Result<u64, Failure> {
+        let stored = match error {
+            Error::Changed { .. } => self.records.desired().await.map_err(|e| store_failure(&e))?,
+            _ => None,
+        };
+        match stored {
+            Some((stored, revision)) if (&stored.toml, &stored.source) == (&desired.toml, &desired.source) => {
+                Ok(revision)
+            }
+            _ => Err(store_failure(&error)),
+        }
     }
 
     pub(super) fn known(&self, name: &str) -> Result<(), Failure> {

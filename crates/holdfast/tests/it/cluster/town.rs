@@ -158,6 +158,34 @@ impl Town {
         )
     }
 
+    /// A service of which one is active, on n1's balancer.
+    pub(super) fn db(&self, count: u32, more: &str) -> String {
+        format!(
+            "[service.db]\ncommand = [\"{{origin}}\", \"{{port}}\", \"{{host}}\"]\n\
+             env = {{ ORIGIN_ROLES = \"{}\" }}\nready = {{ http = \"/healthz\", every = \"200ms\" }}\n\
+             stop = {{ grace = \"2s\", drain = \"2s\" }}\n\
+             standby = {{ count = {count}, lease = \"fast\", {more} }}\n\
+             [balancer.public]\nlisten = \"127.0.0.1:{}\"\nservice = \"db\"\non = {{ node = \"n1\" }}\n",
+            self.roles_file().display(),
+            self.port
+        )
+    }
+
+    pub(super) fn roles_file(&self) -> PathBuf {
+        self._dir.path().join("roles")
+    }
+
+    pub(super) fn instances_of(&self, on: usize) -> Vec<Value> {
+        crate::site::instances(&self.sites[on].api("/v1/status"))
+    }
+
+    /// Who is active, as machine `on` is told, and the index of its machine.
+    pub(super) fn active(&self, on: usize) -> Option<(String, usize)> {
+        let ready = self.instances_of(on).into_iter().find(|i| i["state"] == "ready" && i["role"] == "active")?;
+        let node = ready["node"].as_str()?.strip_prefix('n')?.parse::<usize>().ok()?;
+        Some((ready["id"].as_str()?.to_owned(), node - 1))
+    }
+
     pub(super) fn ready(&self) -> u64 {
         self.sites[0].api("/v1/status")["services"]["web"]["ready"].as_u64().unwrap_or(0)
     }

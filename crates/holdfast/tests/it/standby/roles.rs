@@ -5,7 +5,7 @@ use std::path::Path;
 use holdfast_policy::lease::FencingToken;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(crate) struct Line {
     member: String,
     token: FencingToken,
     pid: u32,
@@ -13,10 +13,10 @@ pub(super) struct Line {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Roles(Vec<Line>);
+pub(crate) struct Roles(Vec<Line>);
 
 impl Roles {
-    pub(super) fn read(path: &Path) -> Roles {
+    pub(crate) fn read(path: &Path) -> Roles {
         Roles::parse(&std::fs::read_to_string(path).unwrap_or_default())
     }
 
@@ -34,7 +34,7 @@ impl Roles {
     }
 
     /// In the order in which they were used first.
-    pub(super) fn tokens(&self) -> Vec<FencingToken> {
+    pub(crate) fn tokens(&self) -> Vec<FencingToken> {
         let mut tokens = Vec::new();
         for line in &self.0 {
             if !tokens.contains(&line.token) {
@@ -45,7 +45,7 @@ impl Roles {
     }
 
     /// Pairs of processes of which each wrote before the other had written its last.
-    pub(super) fn overlaps(&self) -> Vec<(u32, u32)> {
+    pub(crate) fn overlaps(&self) -> Vec<(u32, u32)> {
         let mut lives: Vec<(u32, u64, u64)> = Vec::new();
         for line in &self.0 {
             match lives.iter_mut().find(|(pid, ..)| *pid == line.pid) {
@@ -60,14 +60,14 @@ impl Roles {
         found
     }
 
-    pub(super) fn never_two(&self) {
+    pub(crate) fn never_two(&self) {
         assert!(!self.0.is_empty(), "nobody was ever active");
         assert!(self.overlaps().is_empty(), "two were active at once: {:?}", self.overlaps());
         assert_eq!(self.refused(), 0, "a stale token was used");
     }
 
     /// What a receiver that keeps the highest token it has seen refuses.
-    pub(super) fn refused(&self) -> usize {
+    pub(crate) fn refused(&self) -> usize {
         let mut highest = FencingToken::default();
         let mut refused = 0;
         for line in &self.0 {
@@ -78,7 +78,7 @@ impl Roles {
     }
 }
 
-pub(super) fn parent_of(pid: u32) -> u32 {
+pub(crate) fn parent_of(pid: u32) -> u32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
     let rest = stat.rsplit(')').next().expect("stat has a name");
     rest.split_whitespace().nth(1).and_then(|p| p.parse().ok()).expect("a parent")
