@@ -4,12 +4,14 @@
 //! at a revision and says so when it cannot. An [`Error::Unavailable`] answer to a write means that nobody knows whether
 //! it happened: put a nonce in the value and read again.
 
+pub mod authority;
 pub mod conformance;
 pub mod election;
 pub mod embedded;
 pub mod epoch;
 mod error;
 pub mod etcd;
+pub mod keys;
 pub mod members;
 pub mod records;
 mod types;

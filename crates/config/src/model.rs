@@ -55,6 +55,10 @@ pub struct Cluster {
     /// `default`, `fast` or `wan`.
     pub lease_profile: &'static str,
     pub lease: Timings,
+    /// Where agents answer each other; 0 is any free port. Default 7400.
+    pub link_port: u16,
+    /// Of a machine's certificate. Default 90 days.
+    pub certificate_valid: Duration,
     pub user: Option<String>,
     /// A reference.
     pub password: Option<Value>,

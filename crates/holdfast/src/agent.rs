@@ -17,7 +17,6 @@ mod view;
 mod vip;
 mod waiting;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -146,7 +145,7 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
     let epoch = holdfast_cluster::epoch::settle(&store, tokens).await.map_err(|e| state_failure(layout, &e))?;
     let life = own_life(layout);
     let records = Records::new(Arc::new(store.clone()));
-    let member = join(&records, &node, &layout.file, Arc::new(store.clone())).await?;
+    let member = join(&records, &node, layout, Arc::new(store.clone())).await?;
     let order = records.next_plane_epoch(PLANES, planes::highest_epoch(layout)).await;
     let planes = Planes::open(layout, order.map_err(|e| state_failure(layout, &e))?)?;
     planes.recover_sockets().await;
@@ -188,16 +187,16 @@ async fn own_name(layout: &Layout, local: &dyn Store) -> NodeId {
 async fn join(
     records: &Records,
     node: &NodeId,
-    file: &Path,
+    layout: &Layout,
     local: Arc<dyn Store>,
 ) -> Result<Option<Arc<Member>>, Failure> {
     let applied = records.desired().await.ok().flatten();
     let config = match applied {
         Some((desired, _)) => core::parse(&desired.toml, &desired.source, &Environment::here()).ok(),
-        None => member::bootstrap(file),
+        None => member::bootstrap(&layout.file),
     };
     match config {
-        Some(config) => Member::prepare(&config, node, local).await,
+        Some(config) => Member::prepare(&config, node, local, &layout.data_dir).await,
         None => Ok(None),
     }
 }

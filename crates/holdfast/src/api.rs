@@ -230,6 +230,69 @@ pub(crate) struct CanLose {
     pub(crate) blockers: Vec<String>,
 }
 
+/// `GET /v1/cluster`: certificates of this machine and of the cluster.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ClusterInfo {
+    pub(crate) name: String,
+    /// Fingerprint of the cluster's authority.
+    pub(crate) authority: Option<String>,
+    /// This machine keeps its key.
+    pub(crate) keeps_key: bool,
+    /// Of this machine's certificate.
+    pub(crate) not_after_wall_ms: Option<u64>,
+    pub(crate) serial: Option<String>,
+    pub(crate) link: Option<std::net::SocketAddr>,
+}
+
+/// `POST /v1/cluster/token`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TokenWish {
+    pub(crate) valid_ms: u64,
+    /// Only this machine may use it, and replaces its certificate.
+    #[serde(default)]
+    pub(crate) node: Option<String>,
+    #[serde(default)]
+    pub(crate) who: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Token {
+    pub(crate) token: String,
+    /// Where machines may join with it.
+    pub(crate) from: Vec<std::net::SocketAddr>,
+    pub(crate) expires_wall_ms: u64,
+}
+
+/// `POST /v1/cluster/renew`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RenewWish {
+    /// This machine when left out.
+    #[serde(default)]
+    pub(crate) node: Option<String>,
+    #[serde(default)]
+    pub(crate) who: String,
+}
+
+/// `GET /v1/keys`: of API clients.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeyInfo {
+    pub(crate) name: String,
+    pub(crate) role: String,
+    pub(crate) created_wall_ms: u64,
+    pub(crate) by: String,
+}
+
+/// `POST /v1/keys`. The answer to a new one is the key itself, this once.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeyWish {
+    pub(crate) name: String,
+    /// None takes it away.
+    #[serde(default)]
+    pub(crate) role: Option<String>,
+    #[serde(default)]
+    pub(crate) who: String,
+}
+
 /// `POST /v1/rolling`: how far rebooting all has come; the answer is what to do next.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Rolling {

@@ -1,6 +1,7 @@
 //! The command line: what each command is called, and which function runs it.
 
 mod apply;
+mod authority;
 mod check;
 mod cluster;
 mod doctor;
@@ -8,6 +9,7 @@ mod down;
 mod drill;
 mod explain;
 mod incidents;
+mod key;
 mod logs;
 mod node;
 mod reboot;
@@ -53,6 +55,12 @@ pub(crate) struct Common {
     /// This machine's name in a cluster [default: the host name]
     #[arg(long, global = true, value_name = "NAME", env = "HOLDFAST_NODE")]
     node: Option<String>,
+    /// Ask the agent of another machine, for example https://10.0.0.1:7400
+    #[arg(long, global = true, value_name = "URL")]
+    remote: Option<String>,
+    /// File with the key for --remote [default: the variable HOLDFAST_KEY]
+    #[arg(long, global = true, value_name = "FILE", env = "HOLDFAST_KEY_FILE")]
+    key: Option<PathBuf>,
     /// Machine-readable output on stdout
     #[arg(long, global = true)]
     json: bool,
@@ -78,7 +86,10 @@ impl Common {
     }
 
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(&self.layout()?))
+        match &self.remote {
+            Some(url) => Client::remote(url, self.key.as_deref()),
+            None => Ok(Client::new(&self.layout()?)),
+        }
     }
 }
 
@@ -151,7 +162,7 @@ enum Command {
     },
     /// End a pause
     Resume { name: Option<String> },
-    /// The cluster itself: migrate a single machine into one
+    /// The cluster itself: migrate a single machine into one, its authority, join tokens, certificates
     Cluster {
         #[command(subcommand)]
         command: cluster::Command,
@@ -162,6 +173,11 @@ enum Command {
     Node {
         #[command(subcommand)]
         command: node::Command,
+    },
+    /// Keys for who asks from elsewhere, with roles
+    Key {
+        #[command(subcommand)]
+        command: key::Command,
     },
     /// Whether everything stays up without a machine, or without all that share a label
     CanLose {
@@ -190,6 +206,29 @@ enum Command {
     Guard { dir: PathBuf },
 }
 
+impl Command {
+    /// It is nothing but requests to an agent.
+    fn is_remote(&self) -> bool {
+        match self {
+            Command::Cluster { command } => command.is_remote(),
+            Command::Status { .. }
+            | Command::Why { .. }
+            | Command::Restart { .. }
+            | Command::Scale { .. }
+            | Command::Pause { .. }
+            | Command::Resume { .. }
+            | Command::Node { .. }
+            | Command::Switchover { .. }
+            | Command::Promote { .. }
+            | Command::Failback { .. }
+            | Command::Key { .. }
+            | Command::CanLose { .. }
+            | Command::Incidents(_) => true,
+            _ => false,
+        }
+    }
+}
+
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -215,6 +254,11 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<Exit, Failure> {
     let common = cli.common;
+    if common.remote.is_some() && !cli.command.is_remote() {
+        return Err(Failure::new("HF0389", "this command acts on this machine, not on another one")
+            .hint("run it there, without --remote")
+            .exit(Exit::Usage));
+    }
     match cli.command {
         Command::Check { strict } => check::run(&common, strict),
         Command::Explain { code } => explain::run(&code),
@@ -239,9 +283,10 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Resume { name } => block_on(simple::resume(&common, name)),
         Command::Incidents(options) => block_on(incidents::run(&common, &options)),
         Command::Drill(options) => block_on(drill::run(&common, &options)),
-        Command::Cluster { command } => block_on(cluster::run(&common, command)),
         Command::Reboot(options) => block_on(reboot::run(&common, &options)),
         Command::Node { command } => block_on(node::run(&common, command)),
+        Command::Cluster { command } => block_on(cluster::run(&common, command)),
+        Command::Key { command } => block_on(key::run(&common, command)),
         Command::CanLose { what } => block_on(node::can_lose(&common, &what)),
         Command::Doctor => block_on(doctor::run(&common)),
     }

@@ -7,6 +7,7 @@
 
 pub mod ids;
 pub mod rng;
+pub mod throttle;
 pub mod time;
 pub mod transition;
 

@@ -20,6 +20,12 @@ pub struct Registration {
     /// Where its agent answers the others.
     #[serde(default)]
     pub link: Option<SocketAddr>,
+    /// Its agent shows a certificate there, and wants one.
+    #[serde(default)]
+    pub secured: bool,
+    /// It keeps the authority's key: others join and renew there.
+    #[serde(default)]
+    pub authority: bool,
     /// With `node`, `host`, `rack` and `zone`.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

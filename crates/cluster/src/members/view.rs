@@ -7,7 +7,9 @@ use serde::de::DeserializeOwned;
 
 use super::record::{Admin, Assignment, Links, NodeState, Registration, read};
 use super::{ADMIN, ALIVE, ASSIGNED, LEADER, LINKS, NODE, RESTART, STATE};
+use crate::authority::{AUTHORITY, RENEWAL};
 use crate::election::Holder;
+use crate::keys::{KEY, Record as Key};
 use crate::records::{DESIRED, Desired, PAUSE, Pause, SCALE, codec};
 use crate::{Change, Event, KeyValue, Listing};
 
@@ -29,6 +31,12 @@ pub struct View {
     pub links: BTreeMap<String, Arc<Links>>,
     /// By target.
     pub restarts: BTreeMap<String, String>,
+    /// Fingerprint of the cluster's authority.
+    pub authority: Option<String>,
+    /// Machines that may renew their certificate at once.
+    pub renewals: BTreeSet<String>,
+    /// Of API clients.
+    pub keys: BTreeMap<String, Key>,
 }
 
 impl View {
@@ -83,6 +91,12 @@ impl View {
             take(key, value, |state| drop(self.states.insert(name.to_owned(), Arc::new(state))));
         } else if let Some(target) = key.strip_prefix(RESTART) {
             self.restarts.insert(target.to_owned(), String::from_utf8_lossy(value).into_owned());
+        } else if key == AUTHORITY {
+            self.authority = Some(String::from_utf8_lossy(value).into_owned());
+        } else if let Some(name) = key.strip_prefix(RENEWAL) {
+            self.renewals.insert(name.to_owned());
+        } else if let Some(name) = key.strip_prefix(KEY) {
+            take(key, value, |record| drop(self.keys.insert(name.to_owned(), record)));
         } else if let Some(name) = key.strip_prefix(LINKS) {
             take(key, value, |links| drop(self.links.insert(name.to_owned(), Arc::new(links))));
         }
@@ -110,6 +124,12 @@ impl View {
             self.states.remove(name);
         } else if let Some(target) = name(RESTART) {
             self.restarts.remove(target);
+        } else if key == AUTHORITY {
+            self.authority = None;
+        } else if let Some(name) = name(RENEWAL) {
+            self.renewals.remove(name);
+        } else if let Some(name) = name(KEY) {
+            self.keys.remove(name);
         } else if let Some(name) = name(LINKS) {
             self.links.remove(name);
         }

@@ -3,7 +3,7 @@
 use crate::keys::{CLUSTER, MACHINE};
 use crate::model::{Cluster, Machine, Value};
 
-use super::{Setting, Settings, size, text, texts};
+use super::{Setting, Settings, duration, size, text, texts};
 
 pub(crate) fn cluster(cluster: &Cluster) -> Vec<Setting> {
     let mut out = Settings::new(&CLUSTER);
@@ -11,6 +11,8 @@ pub(crate) fn cluster(cluster: &Cluster) -> Vec<Setting> {
     out.put("etcd_program", text(&cluster.etcd_program));
     out.put("name", text(&cluster.name));
     out.put("lease", text(cluster.lease_profile));
+    out.put("link", cluster.link_port.to_string());
+    out.put("certificates", duration(cluster.certificate_valid));
     out.put_some("user", cluster.user.as_ref(), text);
     out.put_some("password", cluster.password.as_ref(), |value| match value {
         Value::File(path) => format!("{{ file = {} }}", text(path.to_string_lossy())),

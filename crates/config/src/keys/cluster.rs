@@ -38,6 +38,22 @@ pub(crate) static CLUSTER: Section = Section {
             r#""fast""#,
             "How long a machine may be silent before others act for it, in seconds (lease / renewal / gives up by itself): default 10/3/7, fast 6/2/4, wan 30/10/20.",
         ),
+        key(
+            "link",
+            Integer { min: 0, max: 65535 },
+            Is("7400"),
+            Agent,
+            "7500",
+            "Port of this machine's address on which its agent answers the other agents, and machines that want to join; 0 takes any free one.",
+        ),
+        key(
+            "certificates",
+            Duration { min: "5s", max: "3650d" },
+            Is("90d"),
+            Agent,
+            r#""30d""#,
+            "How long a certificate of a machine is valid. It is renewed at half its life, so a machine may be away for the other half.",
+        ),
         key("user", Text, Words("none"), Agent, r#""holdfast""#, "User of etcd, where it asks for one."),
         key(
             "password",

@@ -33,6 +33,8 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>, nodes: &BTreeMap<Stri
         etcd_program: table.text(out, "etcd_program").unwrap_or_default(),
         lease_profile: word,
         lease,
+        link_port: u16::try_from(table.u32(out, "link")).unwrap_or_default(),
+        certificate_valid: table.duration(out, "certificates"),
         user: table.text(out, "user"),
         password: table.form(out, "password", reference),
         ca: table.path_value(out, "ca"),

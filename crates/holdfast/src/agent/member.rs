@@ -9,12 +9,14 @@ mod doubting;
 mod following;
 pub(crate) mod keeping;
 mod leading;
+mod link;
 mod linking;
 pub(crate) mod migrate;
 mod presence;
 mod remote;
 mod reporting;
 mod rolling;
+mod secrets;
 mod switching;
 mod watching;
 
@@ -39,9 +41,11 @@ use tokio::sync::watch;
 
 use super::core::Core;
 use crate::failure::{Exit, Failure};
+use link::{Keeper, Peers, Questions};
 
 pub(crate) use asked::alone;
 pub(crate) use carriers::CarriersOf;
+pub(crate) use link::{Join, Joined, authority_failure};
 pub(crate) use linking::Heard;
 pub(crate) use remote::remotes;
 
@@ -77,6 +81,13 @@ pub(crate) struct Member {
     /// How the other machines answer this one.
     heard: watch::Sender<Arc<BTreeMap<String, Heard>>>,
     link: Mutex<Option<SocketAddr>>,
+    keeper: Keeper,
+    peers: Peers,
+    questions: Questions,
+    /// Why the others cannot reach this agent.
+    deaf: Mutex<Option<String>>,
+    /// The cluster has another authority than this machine.
+    rival: Mutex<Option<String>>,
     /// Boot time of the last answer of the shared store.
     contact: AtomicU64,
     /// Why this machine is not a member at present.
@@ -102,6 +113,7 @@ impl Member {
         config: &Config,
         name: &NodeId,
         local: Arc<dyn Store>,
+        data_dir: &Path,
     ) -> Result<Option<Arc<Member>>, Failure> {
         let Some(cluster) = config.cluster.clone() else { return Ok(None) };
         let address = match config.nodes.get(&*name.0).and_then(|machine| machine.address) {
@@ -134,6 +146,11 @@ impl Member {
             seen: watch::Sender::new(Arc::default()),
             heard: watch::Sender::new(Arc::default()),
             link: Mutex::new(None),
+            keeper: Keeper::new(data_dir),
+            peers: Peers::default(),
+            questions: Questions::default(),
+            deaf: Mutex::default(),
+            rival: Mutex::default(),
             contact: AtomicU64::new(0),
             trouble: Mutex::new(None),
             leading: Mutex::new(None),
@@ -293,7 +310,7 @@ fn secret(value: &Value) -> Result<Secret, Failure> {
 }
 
 /// The address from which etcd is reached. Nothing is sent: the kernel only looks up its routes.
-fn own_address(cluster: &Cluster) -> Result<IpAddr, Failure> {
+pub(crate) fn own_address(cluster: &Cluster) -> Result<IpAddr, Failure> {
     let hosts = cluster.etcd.iter().filter_map(|url| {
         let authority = url.split_once("://")?.1;
         let (host, port) = authority.rsplit_once(':')?;

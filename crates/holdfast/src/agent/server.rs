@@ -12,9 +12,10 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 
 use super::core::Core;
+use super::member::alone;
 use crate::api::{
-    Applied, Apply, CanLose, Desired, Done, IncidentQuery, MigrateQuery, NodeChange, Pause, Restart, Resume, Rolling,
-    RollingNext, Scale, Switchover, WhyQuery,
+    Applied, Apply, CanLose, ClusterInfo, Desired, Done, IncidentQuery, KeyInfo, KeyWish, MigrateQuery, NodeChange,
+    Pause, RenewWish, Restart, Resume, Rolling, RollingNext, Scale, Switchover, Token, TokenWish, WhyQuery,
 };
 use crate::failure::{Exit, Failure};
 use crate::layout::Layout;
@@ -35,7 +36,7 @@ impl IntoResponse for Failure {
     }
 }
 
-fn router(core: Arc<Core>) -> Router {
+pub(super) fn router(core: Arc<Core>) -> Router {
     Router::new()
         .route("/v1/ping", get(async || Json(serde_json::json!({ "pid": std::process::id() }))))
         .route("/v1/status", get(async |State(core): State<Arc<Core>>| Json(core.status().await)))
@@ -52,6 +53,10 @@ fn router(core: Arc<Core>) -> Router {
         .route("/v1/resume", post(resume))
         .route("/v1/node", post(node))
         .route("/v1/can-lose/{what}", get(can_lose))
+        .route("/v1/cluster", get(cluster))
+        .route("/v1/keys", get(keys).post(change_keys))
+        .route("/v1/cluster/token", post(cluster_token))
+        .route("/v1/cluster/renew", post(cluster_renew))
         .route("/v1/rolling", post(rolling))
         .route("/v1/migrate", post(migrate))
         .route("/metrics", get(metrics))
@@ -137,6 +142,26 @@ async fn node(State(core): State<Arc<Core>>, Json(request): Json<NodeChange>) ->
 
 async fn can_lose(State(core): State<Arc<Core>>, Path(what): Path<String>) -> Answer<CanLose> {
     core.can_lose(&what).await.map(Json)
+}
+
+async fn cluster(State(core): State<Arc<Core>>) -> Answer<ClusterInfo> {
+    core.member.as_ref().ok_or_else(alone).map(|member| Json(member.info()))
+}
+
+async fn keys(State(core): State<Arc<Core>>) -> Answer<Vec<KeyInfo>> {
+    core.member.as_ref().ok_or_else(alone).map(|member| Json(member.keys()))
+}
+
+async fn change_keys(State(core): State<Arc<Core>>, Json(request): Json<KeyWish>) -> Answer<Done> {
+    core.change_key(&request).await.map(Json)
+}
+
+async fn cluster_token(State(core): State<Arc<Core>>, Json(request): Json<TokenWish>) -> Answer<Token> {
+    core.join_token(&request).await.map(Json)
+}
+
+async fn cluster_renew(State(core): State<Arc<Core>>, Json(request): Json<RenewWish>) -> Answer<Done> {
+    core.renew(&request).await.map(Json)
 }
 
 async fn rolling(State(core): State<Arc<Core>>, Json(request): Json<Rolling>) -> Answer<RollingNext> {

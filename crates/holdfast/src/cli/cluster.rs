@@ -6,7 +6,7 @@ use clap::Subcommand;
 use holdfast_cluster::etcd::Etcd;
 
 use super::simple::say;
-use super::{Common, print_json, print_text};
+use super::{Common, authority, print_json, print_text};
 use crate::agent::member;
 use crate::api::{Apply, Done};
 use crate::failure::{Exit, Failure};
@@ -23,6 +23,14 @@ pub(super) enum Command {
         /// Must not be there yet
         to: PathBuf,
     },
+    #[command(flatten)]
+    Authority(authority::Command),
+}
+
+impl Command {
+    pub(super) fn is_remote(&self) -> bool {
+        matches!(self, Command::Authority(command) if command.is_remote())
+    }
 }
 
 pub(super) async fn run(common: &Common, command: Command) -> Result<Exit, Failure> {
@@ -30,6 +38,7 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Exit, Failu
         Command::Migrate => migrate(common).await,
         Command::Members => members(common).await,
         Command::Snapshot { to } => snapshot(common, &to).await,
+        Command::Authority(command) => authority::run(common, command).await,
     }
 }
 

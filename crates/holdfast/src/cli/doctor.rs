@@ -5,6 +5,7 @@ mod cluster;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use holdfast_cluster::authority::{Files, Validity};
 use serde::Serialize;
 
 use super::{Common, print_json, print_text};
@@ -65,6 +66,7 @@ pub(super) async fn run(common: &Common) -> Result<Exit, Failure> {
         ephemeral_ports(common),
         clock(),
     ];
+    findings.extend(certificate(common, &layout));
     if let Ok(loaded) = holdfast_config::Config::load(&common.file) {
         findings.extend(cluster::findings(&loaded.config).await);
     }
@@ -241,6 +243,30 @@ fn ephemeral_ports(common: &Common) -> Finding {
         );
     }
     Finding::good("ports", format!("{first}-{last} lies outside the ephemeral ports {low}-{high}"))
+}
+
+/// Only of a machine of a cluster.
+fn certificate(common: &Common, layout: &Layout) -> Option<Finding> {
+    holdfast_config::Config::load(&common.file).ok()?.config.cluster?;
+    let now = holdfast_host::clock::wall_ms();
+    Some(match Files::new(&layout.data_dir).identity() {
+        Err(error) => Finding::bad("links", error.to_string(), "holdfast explain HF0376"),
+        Ok(None) => Finding::warning(
+            "links",
+            "this machine does not prove to others who it is (HF0375)",
+            "holdfast cluster init, once for the cluster; on the others holdfast cluster join",
+        ),
+        Ok(Some(identity)) => match identity.certificate.validity(now) {
+            Validity::Good => {
+                let days = identity.certificate.not_after_wall_ms.saturating_sub(now) / (24 * 3_600_000);
+                Finding::good("links", format!("certificate of this machine is valid for {days} more days"))
+            }
+            Validity::Expired => {
+                Finding::bad("links", "this machine's certificate has expired", "holdfast cluster renew")
+            }
+            Validity::NotYet => Finding::bad("links", "this machine's certificate is not valid yet", "set the clock"),
+        },
+    })
 }
 
 fn clock() -> Finding {

@@ -1,6 +1,7 @@
 //! Several agents on one machine, each with an address and a data directory of its own, and real etcd.
 
 mod many;
+mod security;
 mod standby;
 mod town;
 
@@ -149,7 +150,7 @@ fn two_agents_cannot_be_one_machine() {
 fn one_agent_leads_fifty_machines_and_two_thousand_instances() {
     let (machines, services, each) = proof::size((20, 10, 40), (50, 50, 40));
     let instances = services * each;
-    let town = Town::start(1, "default");
+    let town = Town::with(1, "default", None);
     let mut many = Many::start(&town.etcd.endpoints(), "town", machines);
     let services: String = (1..=services)
         .map(|n| format!("[service.s{n}x]\ncommand = [\"/bin/true\"]\nreplicas = {each}\non = {{ sim = \"yes\" }}\n"))

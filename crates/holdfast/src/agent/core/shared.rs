@@ -12,7 +12,9 @@ use holdfast_services::supervisor::Placement;
 use tokio::sync::watch;
 
 use super::{Core, InForce, member, parse};
-use crate::api::{Apply, CanLose, Desired, Done, NodeChange, NodeWish, Rolling, RollingNext};
+use crate::api::{
+    Apply, CanLose, Desired, Done, KeyWish, NodeChange, NodeWish, RenewWish, Rolling, RollingNext, Token, TokenWish,
+};
 use crate::failure::{Exit, Failure};
 
 /// The store of a cluster that is well answers within milliseconds; a new agent's first look may still be under way.
@@ -154,6 +156,25 @@ impl Core {
             NodeWish::Remove => "remove",
         };
         self.audit(what, &change.name);
+        Ok(done)
+    }
+
+    pub(crate) async fn join_token(&self, wish: &TokenWish) -> Result<Token, Failure> {
+        let token = self.member.as_ref().ok_or_else(member::alone)?.join_token(wish).await?;
+        self.audit("token", wish.node.as_deref().unwrap_or("any machine"));
+        Ok(token)
+    }
+
+    pub(crate) async fn change_key(&self, wish: &KeyWish) -> Result<Done, Failure> {
+        let done = self.member.as_ref().ok_or_else(member::alone)?.change_key(wish).await?;
+        self.audit(if wish.role.is_some() { "add-key" } else { "remove-key" }, &wish.name);
+        Ok(done)
+    }
+
+    pub(crate) async fn renew(&self, wish: &RenewWish) -> Result<Done, Failure> {
+        let member = self.member.as_ref().ok_or_else(member::alone)?;
+        let done = member.ask_renewal(wish).await?;
+        self.audit("renew", wish.node.as_deref().unwrap_or(&member.name.0));
         Ok(done)
     }
 

@@ -58,7 +58,7 @@ impl Member {
         }
     }
 
-    fn known(&self, name: &str) -> Result<(), Failure> {
+    pub(super) fn known(&self, name: &str) -> Result<(), Failure> {
         match self.seen().view.nodes.contains_key(name) {
             true => Ok(()),
             false => Err(unknown(name)),

@@ -1,13 +1,13 @@
 //! The other machines that may carry a virtual address, asked over the agents' link.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 use holdfast_policy::vip::{Answer, Peers as Found};
 
-use super::{Member, fits, labels, linking};
+use super::{Member, fits, labels};
 use crate::agent::core::Core;
 use crate::agent::vip::Peers;
 
@@ -16,8 +16,17 @@ pub(crate) struct CarriersOf {
     pub(crate) core: Weak<Core>,
 }
 
+const QUESTION: &str = "vip";
+
+/// Others may ask this machine from now on.
+pub(super) fn answer_others(member: &Member, core: &Arc<Core>) {
+    let core = Arc::downgrade(core);
+    let asked = move |address: &str| Some(word(core.upgrade()?.vips.asked(address.parse().ok()?)).to_owned());
+    member.answer_question(QUESTION, Arc::new(asked));
+}
+
 /// On the wire.
-pub(super) fn word(answer: Answer) -> &'static str {
+fn word(answer: Answer) -> &'static str {
     match answer {
         Answer::Clear => "clear",
         Answer::Claims => "claims",
@@ -25,13 +34,13 @@ pub(super) fn word(answer: Answer) -> &'static str {
     }
 }
 
-pub(super) fn answer(word: &str) -> Option<Answer> {
+fn answer(word: &str) -> Option<Answer> {
     [Answer::Clear, Answer::Claims, Answer::Holds].into_iter().find(|a| self::word(*a) == word)
 }
 
 impl CarriersOf {
     /// Every member on which a balancer with this address runs, the ones that are lost included.
-    fn others(&self, address: IpAddr) -> Vec<(String, Option<SocketAddr>)> {
+    fn others(&self, address: IpAddr) -> Vec<String> {
         let seen = self.member.seen();
         let in_force = self.core.upgrade().and_then(|core| core.in_force());
         let may_carry = |name: &str| {
@@ -41,7 +50,7 @@ impl CarriersOf {
             with.any(|b| b.virtual_ips.iter().any(|v| v.address == address) && fits(&labels, &b.on))
         };
         let others = seen.view.nodes.values().filter(|n| n.name != *self.member.name.0 && may_carry(&n.name));
-        others.map(|n| (n.name.clone(), n.link)).collect()
+        others.map(|n| n.name.clone()).collect()
     }
 }
 
@@ -53,8 +62,9 @@ impl Peers for CarriersOf {
     fn ask(&self, address: IpAddr) -> Pin<Box<dyn Future<Output = Found> + Send + '_>> {
         Box::pin(async move {
             let mut asked = tokio::task::JoinSet::new();
-            for (name, link) in CarriersOf::others(self, address) {
-                asked.spawn(async move { linking::ask_about(link?, &name, address).await });
+            for name in CarriersOf::others(self, address) {
+                let member = self.member.clone();
+                asked.spawn(async move { answer(&member.ask(&name, QUESTION, &address.to_string()).await?) });
             }
             let answers = asked.join_all().await;
             if answers.iter().any(|a| matches!(a, Some(Answer::Claims | Answer::Holds))) {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_cluster::authority::ISSUED;
 use holdfast_cluster::election::{Campaign, Leadership};
 use holdfast_cluster::members::{ADMIN, ASSIGNED, Assigned, Assignment, LEADER, LINKS, NODE, STATE, put};
 use holdfast_cluster::{Error, Op, TXN_OPS_MAX, Txn, boot_clock};
@@ -145,7 +146,7 @@ async fn carry_out(
     }
     for node in forgotten {
         ops.retain(|op| !matches!(op, Op::Put { key, .. } if *key == format!("{ASSIGNED}{node}")));
-        ops.extend([NODE, ADMIN, STATE, LINKS, ASSIGNED].map(|kind| Op::delete(format!("{kind}{node}"))));
+        ops.extend([NODE, ADMIN, STATE, LINKS, ASSIGNED, ISSUED].map(|kind| Op::delete(format!("{kind}{node}"))));
     }
     if ops.is_empty() {
         return Ok(());

@@ -1,38 +1,32 @@
 //! Agents look at each other directly: the second source before anybody is called lost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_cluster::Txn;
+use holdfast_cluster::authority::Validity;
 use holdfast_cluster::members::{LINKS, Links, put};
 use holdfast_host::clock;
 use holdfast_policy::Timestamp;
-use holdfast_policy::vip::Answer;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpStream;
 
+use super::link::{self, ANSWER, Credentials, Hello, Missed, look_plainly};
 use super::{Member, carriers};
 use crate::agent::core::Core;
+use crate::failure::Failure;
 
 /// Each machine looks at each other this often.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// An agent answers from memory; a starved machine may need this long.
-const ANSWER: Duration = Duration::from_millis(450);
-/// Others that may ask at the same time.
-const ASKERS: usize = 256;
-/// Longest question or answer.
-const LINE_BYTES_MAX: usize = 128;
-const HELLO: &str = "holdfast-link 1";
-const BIND_AGAIN: Duration = Duration::from_secs(1);
 
 /// How another machine answered at its last look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Heard {
     pub(crate) link: Link,
     pub(crate) at: Timestamp,
+    /// Why it is no answer.
+    pub(crate) reason: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,75 +34,36 @@ pub(crate) enum Link {
     Answers,
     Silent,
     Refused,
+    /// Somebody answers, and dates or missing certificates, its or ours, keep it from being proof. It speaks neither
+    /// for the machine nor against it: certificates that run out must move nothing.
+    Unproven,
 }
+
+type Look = (Link, Option<String>);
 
 pub(super) fn start(member: &Arc<Member>, core: &Arc<Core>) {
-    tokio::spawn(answer(member.clone(), core.clone()));
+    carriers::answer_others(member, core);
+    link::start(member, core);
     tokio::spawn(ask(member.clone()));
     tokio::spawn(tell(member.clone()));
-}
-
-async fn answer(member: Arc<Member>, core: Arc<Core>) {
-    let listener = loop {
-        match TcpListener::bind(SocketAddr::new(member.address, 0)).await {
-            Ok(listener) => break listener,
-            Err(error) => {
-                tracing::warn!(address = %member.address, %error, "cannot listen for other agents yet");
-                tokio::time::sleep(BIND_AGAIN).await;
-            }
-        }
-    };
-    *member.link.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = listener.local_addr().ok();
-    let places = Arc::new(Semaphore::new(ASKERS));
-    loop {
-        let Ok((mut stream, _)) = listener.accept().await else {
-            tokio::time::sleep(BIND_AGAIN).await;
-            continue;
-        };
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let (name, core) = (member.name.to_string(), core.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            let greeted = tokio::time::timeout(ANSWER, async {
-                let line = read_line(&mut stream).await?;
-                let more = line.strip_prefix(HELLO)?;
-                // About itself, or about a virtual address.
-                let told = match more.strip_prefix(" vip ") {
-                    Some(address) => format!(" {}", carriers::word(core.vips.asked(address.parse().ok()?))),
-                    None if more.is_empty() => String::new(),
-                    None => return None,
-                };
-                stream.write_all(format!("{HELLO} {name}{told}\n").as_bytes()).await.ok()
-            });
-            let _ = greeted.await;
-        });
-    }
-}
-
-async fn read_line(stream: &mut TcpStream) -> Option<String> {
-    let mut line = Vec::new();
-    loop {
-        match stream.read_u8().await.ok()? {
-            b'\n' => return String::from_utf8(line).ok(),
-            byte if line.len() < LINE_BYTES_MAX => line.push(byte),
-            _ => return None,
-        }
-    }
 }
 
 async fn ask(member: Arc<Member>) {
     loop {
         let began = clock::now();
-        let others: BTreeMap<String, SocketAddr> = {
+        let others: BTreeMap<String, (SocketAddr, bool)> = {
             let seen = member.seen();
             let others = seen.view.nodes.values().filter(|n| n.name != *member.name.0);
-            others.filter_map(|n| Some((n.name.clone(), n.link?))).collect()
+            others.filter_map(|n| Some((n.name.clone(), (n.link?, n.secured)))).collect()
         };
+        member.peers.forget_others(|name| others.contains_key(name));
         let mut looks = tokio::task::JoinSet::new();
-        for (name, addr) in others {
+        for (name, (addr, secured)) in others {
+            let member = member.clone();
             looks.spawn(async move {
-                let link = look(addr, &name).await;
-                (name, Heard { link, at: clock::now() })
+                let looked = tokio::time::timeout(ANSWER, look(&member, addr, &name, secured)).await;
+                let (link, reason) = looked.unwrap_or((Link::Silent, None));
+                (name, Heard { link, at: clock::now(), reason })
             });
         }
         let mut heard = BTreeMap::new();
@@ -121,29 +76,57 @@ async fn ask(member: Arc<Member>) {
     }
 }
 
-/// What the machine `name` says of a virtual address; `None` when it does not answer.
-pub(super) async fn ask_about(addr: SocketAddr, name: &str, address: IpAddr) -> Option<Answer> {
-    let asked = tokio::time::timeout(ANSWER, async {
-        let mut stream = TcpStream::connect(addr).await.ok()?;
-        stream.write_all(format!("{HELLO} vip {address}\n").as_bytes()).await.ok()?;
-        read_line(&mut stream).await
-    });
-    let line = asked.await.ok()??;
-    carriers::answer(line.strip_prefix(&format!("{HELLO} {name} "))?)
+async fn look(member: &Member, addr: SocketAddr, name: &str, secured: bool) -> Look {
+    let credentials = member.credentials();
+    match (credentials.validity(), secured) {
+        (None, false) => match look_plainly(addr, name).await {
+            Ok(Some(true)) => (Link::Answers, None),
+            Ok(Some(false)) => (Link::Refused, Some("somebody else has its port".into())),
+            Ok(None) => (Link::Silent, None),
+            Err(error) => gone(&error),
+        },
+        (None, true) => is_there(addr, "this machine has no certificate: holdfast cluster join").await,
+        (Some(_), false) => is_there(addr, "it has no certificate yet: holdfast cluster join").await,
+        (Some(validity), true) => prove(member, &credentials, validity, addr, name).await,
+    }
 }
 
-async fn look(addr: SocketAddr, name: &str) -> Link {
-    let asked = tokio::time::timeout(ANSWER, async {
-        let mut stream = TcpStream::connect(addr).await?;
-        stream.write_all(format!("{HELLO}\n").as_bytes()).await?;
-        Ok::<_, std::io::Error>(read_line(&mut stream).await)
-    });
-    match asked.await {
-        Ok(Ok(Some(line))) if line == format!("{HELLO} {name}") => Link::Answers,
-        // Somebody else has its port.
-        Ok(Ok(Some(_))) => Link::Refused,
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => Link::Refused,
-        Ok(Ok(None) | Err(_)) | Err(_) => Link::Silent,
+fn gone(error: &std::io::Error) -> Look {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => (Link::Refused, Some("no agent listens there".into())),
+        _ => (Link::Silent, None),
+    }
+}
+
+/// Nothing can be proved; that nobody is there can be seen all the same.
+async fn is_there(addr: SocketAddr, reason: &str) -> Look {
+    match TcpStream::connect(addr).await {
+        Ok(_) => (Link::Unproven, Some(reason.to_owned())),
+        Err(error) => gone(&error),
+    }
+}
+
+async fn prove(member: &Member, credentials: &Credentials, validity: Validity, addr: SocketAddr, name: &str) -> Look {
+    let answer = match member.peers.get(credentials, &member.cluster.name, name, addr, "/v1/hello").await {
+        Ok(answer) => answer,
+        Err(Missed::Silent) => return (Link::Silent, None),
+        Err(Missed::Refused(why)) => return (Link::Refused, Some(why)),
+    };
+    if !answer.trusted {
+        let reason = format!("its certificate has expired, or is not valid yet: holdfast cluster renew {name}");
+        return (Link::Unproven, Some(reason));
+    }
+    if validity != Validity::Good {
+        let reason = "this machine's own certificate has expired, or is not valid yet: holdfast cluster renew";
+        return (Link::Unproven, Some(reason.into()));
+    }
+    match serde_json::from_slice::<Hello>(&answer.body) {
+        Ok(hello) if answer.status.is_success() && hello.name == name => (Link::Answers, None),
+        _ => match serde_json::from_slice::<Failure>(&answer.body) {
+            // By its clock.
+            Ok(failure) if failure.code == "HF0382" => (Link::Unproven, Some(failure.what)),
+            _ => (Link::Refused, Some(format!("it answers {}", answer.status))),
+        },
     }
 }
 

@@ -86,11 +86,14 @@ fn registration(member: &Member, core: &Core) -> Option<Registration> {
         None => [("node".to_owned(), member.name.to_string()), ("host".to_owned(), member.name.to_string())].into(),
     };
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let credentials = member.credentials();
     Some(Registration {
         version: 1,
         name: member.name.to_string(),
         address: member.address,
         link: *member.link.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        secured: credentials.shown.is_some(),
+        authority: credentials.authority.is_some(),
         labels,
         cpu_millis: Some(machine.as_ref().and_then(|m| m.cpus).map_or(cores, u64::from) * 1000),
         memory_bytes: machine.and_then(|m| m.memory_bytes).or_else(memory_total),

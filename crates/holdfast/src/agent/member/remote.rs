@@ -45,12 +45,18 @@ impl Member {
     /// What this machine believes of another: one source makes a suspect, only both make it lost.
     pub(crate) fn standing(&self, node: &str) -> &'static str {
         let seen = self.seen();
-        let answers = *node == *self.name.0 || self.heard().get(node).is_some_and(|h| h.link == Link::Answers);
-        match (seen.view.alive.contains(node), answers) {
-            (true, true) => "ready",
-            (false, false) if seen.fresh => "lost",
+        let own = *node == *self.name.0;
+        let link = if own { Some(Link::Answers) } else { self.heard().get(node).map(|heard| heard.link) };
+        match (seen.view.alive.contains(node), link) {
+            (true, Some(Link::Answers | Link::Unproven)) => "ready",
+            (false, None | Some(Link::Silent | Link::Refused)) if seen.fresh => "lost",
             _ => "suspect",
         }
+    }
+
+    /// Why its agent's answer, or its silence, is no proof that it lives.
+    pub(crate) fn doubt(&self, node: &str) -> Option<String> {
+        self.heard().get(node).and_then(|heard| heard.reason.clone())
     }
 
     /// Balancers elsewhere have no request on it. One that cannot be asked is not waited for: its machine is in doubt,

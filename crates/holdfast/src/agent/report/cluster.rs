@@ -99,7 +99,10 @@ impl Core {
                 assigned: u32::try_from(assigned).unwrap_or(u32::MAX),
                 ready: u32::try_from(ready).unwrap_or(u32::MAX),
                 revision: state.map_or(0, |s| s.revision),
-                reason: Some(admin.reason).filter(|r| !r.is_empty()).or_else(|| state.and_then(|s| s.trouble.clone())),
+                reason: Some(admin.reason)
+                    .filter(|r| !r.is_empty())
+                    .or_else(|| member.doubt(name))
+                    .or_else(|| state.and_then(|s| s.trouble.clone())),
             };
             (name.clone(), node)
         };
@@ -129,6 +132,8 @@ impl Core {
         if let Some(trouble) = member.trouble() {
             all.push(warning("HF0332", trouble, "holdfast explain HF0332"));
         }
+        let link = member.link_warnings().into_iter();
+        all.extend(link.map(|(code, message, hint)| warning(code, message, &hint)));
         let etcd = self.services.status().services.get(ETCD).and_then(|s| s.instances.first().cloned());
         if let Some(etcd) = etcd.filter(|i| !matches!(i.state, "ready" | "starting" | "launching")) {
             let message = format!("the member of etcd on this machine does not run: {}", etcd.reason);

@@ -127,6 +127,8 @@ fn registration(name: &str, link: SocketAddr) -> Registration {
         name: name.into(),
         address: link.ip(),
         link: Some(link),
+        secured: false,
+        authority: false,
         labels: BTreeMap::from([("sim".into(), "yes".into()), ("host".into(), name.into())]),
         cpu_millis: None,
         memory_bytes: None,

@@ -15,6 +15,8 @@ pub(super) struct Town {
     pub(super) port: u16,
     addresses: Vec<Ipv4Addr>,
     lease: String,
+    /// How long certificates are valid; `None` has none.
+    certificates: Option<String>,
     managed: bool,
     file: PathBuf,
     _places: Vec<Place>,
@@ -22,11 +24,20 @@ pub(super) struct Town {
 }
 
 impl Town {
-    /// Machines that run nothing yet.
+    /// Machines that run nothing yet, with certificates of an authority on n1.
     pub(super) fn start(machines: usize, lease: &str) -> Town {
-        let town = Town::empty(machines, lease);
+        Town::with(machines, lease, Some("90d"))
+    }
+
+    pub(super) fn with(machines: usize, lease: &str, certificates: Option<&str>) -> Town {
+        let town = Town { certificates: certificates.map(str::to_owned), ..Town::empty(machines, lease) };
         town.write("");
-        for site in &town.sites {
+        for (n, site) in town.sites.iter().enumerate() {
+            match (&town.certificates, n) {
+                (None, _) => {}
+                (Some(_), 0) => drop(site.ok(&["cluster", "init"])),
+                (Some(_), _) => town.join(site),
+            }
             site.up();
         }
         town.wait_for_all();
@@ -47,12 +58,8 @@ impl Town {
 
     /// Every machine sees every other.
     pub(super) fn wait_for_all(&self) {
-        let all = |site: &Site| {
-            let nodes = site.api("/v1/status")["nodes"].as_object().cloned().unwrap_or_default();
-            nodes.len() == self.sites.len() && nodes.values().all(|node| node["state"] == "ready")
-        };
         for site in &self.sites {
-            site.wait_for("all machines to see each other", || all(site));
+            site.wait_for("all machines to see each other", || self.all_proved(site));
         }
     }
 
@@ -66,7 +73,54 @@ impl Town {
         let sites = (1..=machines).map(|n| Site::member(&format!("n{n}"), &file)).collect();
         let port = free_port();
         let lease = lease.to_owned();
-        Town { sites, etcd, port, addresses, lease, managed: false, file, _places: places, _dir: dir }
+        Town {
+            sites,
+            etcd,
+            port,
+            addresses,
+            lease,
+            certificates: None,
+            managed: false,
+            file,
+            _places: places,
+            _dir: dir,
+        }
+    }
+
+    /// Everybody is ready in the eyes of this one, and nothing keeps it from being sure.
+    pub(super) fn all_proved(&self, site: &Site) -> bool {
+        let nodes = site.api("/v1/status")["nodes"].as_object().cloned().unwrap_or_default();
+        let sure = |node: &Value| node["state"] == "ready" && node["reason"] == Value::Null;
+        nodes.len() == self.sites.len() && nodes.values().all(sure)
+    }
+
+    /// A token of n1, and where to use it.
+    pub(super) fn token(&self, more: &[&str]) -> (String, String) {
+        let mut args = vec!["--json", "cluster", "token"];
+        args.extend(more);
+        let mut found = None;
+        self.sites[0].wait_for("n1 to answer on its link", || {
+            let told: Value = serde_json::from_str(&self.sites[0].ok(&args)).expect("JSON");
+            let pair = told["token"].as_str().zip(told["from"][0].as_str());
+            found = pair.map(|(token, from)| (token.to_owned(), from.to_owned()));
+            found.is_some()
+        });
+        found.expect("it was waited for")
+    }
+
+    pub(super) fn join(&self, site: &Site) {
+        let (token, from) = self.token(&[]);
+        site.ok(&["cluster", "join", &token, "--from", &from]);
+    }
+
+    pub(super) fn warnings(&self, n: usize) -> String {
+        self.sites[n].api("/v1/status")["warnings"].to_string()
+    }
+
+    /// Where a machine answers the others.
+    pub(super) fn link(&self, n: usize) -> std::net::SocketAddr {
+        let link = self.sites[n].api("/v1/cluster")["link"].clone();
+        link.as_str().and_then(|text| text.parse().ok()).expect("the agent listens")
     }
 
     /// A file without a cluster.
@@ -78,7 +132,10 @@ impl Town {
     pub(super) fn write(&self, services: &str) {
         let endpoints: Vec<String> = self.etcd.endpoints().iter().map(|e| format!("{e:?}")).collect();
         let etcd = if self.managed { "\"managed\"".to_owned() } else { format!("[{}]", endpoints.join(", ")) };
-        let mut text = format!("[cluster]\nname = \"town\"\netcd = {etcd}\nlease = {:?}\n", self.lease);
+        let mut text = format!("[cluster]\nname = \"town\"\netcd = {etcd}\nlease = {:?}\nlink = 0\n", self.lease);
+        if let Some(valid) = &self.certificates {
+            text.push_str(&format!("certificates = {valid:?}\n"));
+        }
         for (n, address) in self.addresses.iter().enumerate() {
             text.push_str(&format!("[node.n{}]\naddress = \"{address}\"\netcd = {}\n", n + 1, self.managed));
         }
@@ -199,7 +256,12 @@ impl Town {
 
     /// Another data directory under the name of a machine.
     pub(super) fn twin(&self, n: usize) -> Site {
-        Site::member(&format!("n{}", n + 1), &self.file)
+        self.another(&format!("n{}", n + 1))
+    }
+
+    /// A machine that is no member.
+    pub(super) fn another(&self, name: &str) -> Site {
+        Site::member(name, &self.file)
     }
 }
 

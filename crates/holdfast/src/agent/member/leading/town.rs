@@ -77,9 +77,8 @@ impl Town {
             if self.counted.insert(name.clone(), count) != Some(count) {
                 changes.extend(self.membership.handle(now, Event::Instances { node: node.clone(), count }));
             }
-            if let Some(heard) = heard.get(name) {
-                let event =
-                    Event::Link { node: node.clone(), by: self.me.clone(), link: link(heard.link), at: heard.at };
+            if let Some((link, at)) = heard.get(name).and_then(|heard| Some((link(heard.link)?, heard.at))) {
+                let event = Event::Link { node: node.clone(), by: self.me.clone(), link, at };
                 changes.extend(self.membership.handle(now, event));
             }
         }
@@ -196,11 +195,13 @@ fn wanted(admin: &Wanted) -> Admin {
     }
 }
 
-fn link(told: Told) -> Link {
+/// `None` is no evidence.
+fn link(told: Told) -> Option<Link> {
     match told {
-        Told::Answers => Link::Answers,
-        Told::Silent => Link::Silent,
-        Told::Refused => Link::Refused,
+        Told::Answers => Some(Link::Answers),
+        Told::Silent => Some(Link::Silent),
+        Told::Refused => Some(Link::Refused),
+        Told::Unproven => None,
     }
 }
 
