@@ -11,6 +11,10 @@ use crate::town::{LEASE, MACHINES, REPLICAS, Town, name, none_failed};
 /// planner may begin to use it again.
 const CALM: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
+/// Beyond the lease, as promised; and how often a lease is renewed in the fast profile.
+const BEYOND: Duration = Duration::from_secs(2);
+const RENEWAL: Duration = Duration::from_secs(2);
+
 fn calm() -> Duration {
     proof::size(CALM.0, CALM.1)
 }
@@ -63,22 +67,21 @@ fn a_machine_that_is_cut_off_is_replaced_and_drops_what_was_moved() {
             let found =
                 none_failed(&format!("round {round}: {name} cut off {direction:?}, replaced after {took:?}"), load);
             sent += found.sent;
+            // What cannot hear still renews once more: etcd hears it, and it does not hear that.
+            let limit = LEASE + BEYOND + if direction == Direction::In { RENEWAL } else { Duration::ZERO };
+            assert!(!proof::proving() || took <= limit, "{direction:?}: {took:?} of {limit:?}");
             times.push(took);
         }
     }
-    times.sort();
-    let worst = times.last().copied().unwrap_or_default();
+    let worst = times.iter().max().copied().unwrap_or_default();
     evidence.condition("repetitions", times.len());
     evidence.figure(
         "machine cut off (both ways, in, out): GETs failed through the other balancer",
         "0",
         format!("0 of {sent}"),
     );
-    evidence.figure("replaced, worst", "<= 8 s", format!("{worst:?}"));
+    evidence.figure("replaced, worst", "<= 8 s (10 s where it can still be heard)", format!("{worst:?}"));
     evidence.tell();
-    if proof::proving() {
-        assert!(worst <= LEASE + Duration::from_secs(2), "{worst:?}");
-    }
 }
 
 #[test]

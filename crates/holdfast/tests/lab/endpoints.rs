@@ -67,7 +67,7 @@ fn follow(town: &Town, ready: bool, act: impl FnOnce()) -> Change {
         assert!(Instant::now() < deadline, "ready = {ready} did not reach all balancers: {seen:?}");
         std::thread::sleep(Duration::from_millis(1));
     }
-    let to = if ready { "ready" } else { "unready" };
+    let to = if ready { "ready" } else { "not_ready" };
     let mut decided = None;
     town.wait("the journal to tell it", || {
         let told = town.journal(FOLLOWED).into_iter().rev();

@@ -15,7 +15,7 @@ const BEYOND: Duration = Duration::from_secs(2);
 fn what_a_machine_without_power_ran_is_ready_elsewhere_within_a_lease() {
     let mut evidence = Evidence::new("lab", "what_a_machine_without_power_ran_is_ready_elsewhere_within_a_lease");
     let (mut times, mut sent, mut longest) = (Vec::new(), 0, Duration::ZERO);
-    for round in 0..proof::size(2, 100) {
+    for round in 0..proof::size(3, 100) {
         // A machine that is lost again and again is damped, so each town loses each of two machines once.
         let Some(town) = Town::ready() else { return };
         let load = town.probe(0);

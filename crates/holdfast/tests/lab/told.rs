@@ -11,7 +11,7 @@ pub(crate) struct Told {
     pub(crate) subject: String,
     pub(crate) to: String,
     pub(crate) reason: String,
-    /// Boot time, which all machines of a lab share.
+    /// Of the last time: a row may stand for several. Boot time, which all machines of a lab share.
     pub(crate) boot_ns: u64,
 }
 
@@ -19,7 +19,8 @@ impl Town {
     pub(crate) fn journal(&self, n: usize) -> Vec<Told> {
         let file = self.data(n).join("journal.db");
         let Ok(db) = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY) else { return Vec::new() };
-        let Ok(mut rows) = db.prepare("SELECT subject, became, reason, boot_ns FROM events ORDER BY id") else {
+        let Ok(mut rows) = db.prepare("SELECT subject, became, reason, last_boot_ns FROM events ORDER BY last_boot_ns")
+        else {
             return Vec::new();
         };
         let told = rows.query_map([], |row| {
