@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use holdfast_host::clock;
 use holdfast_policy::balance::{
-    Algorithm, Candidate, Choice, PeakEwma, Phase, Picker, State, budget::Budget, eject, replay, slow_start,
+    Algorithm, Candidate, Choice, PeakEwma, Phase, Picker, State, Tier, budget::Budget, eject, replay, slow_start,
 };
 use holdfast_policy::{Incarnation, Timestamp};
 
@@ -139,6 +139,19 @@ impl Route {
     /// Chooses an endpoint that is not among `tried`.
     pub(crate) fn pick(&self, core: &Core, tried: &[usize], now: Timestamp) -> Choice {
         let table = &core.process.table;
+        // What failed may have failed with its whole machine.
+        let burnt = |index: usize| tried.iter().any(|t| self.lanes[*t].addr.ip() == self.lanes[index].addr.ip());
+        if !tried.is_empty() && (0..self.lanes.len()).any(|index| !burnt(index)) {
+            let look = |index: usize| {
+                let candidate = self.look(index, tried, now, table);
+                Candidate { tried: candidate.tried || burnt(index), ..candidate }
+            };
+            let picked =
+                self.picker.borrow_mut().pick(self.algorithm, self.lanes.len(), look, &mut core.rng.borrow_mut());
+            if matches!(picked, Choice::Use { tier: Tier::Ready, .. }) {
+                return picked;
+            }
+        }
         let look = |index: usize| self.look(index, tried, now, table);
         self.picker.borrow_mut().pick(self.algorithm, self.lanes.len(), look, &mut core.rng.borrow_mut())
     }

@@ -98,7 +98,7 @@ fn ten_commands_make_three_machines_one() {
     let Some(lab) = Lab::or_skip(&Options { machines: MACHINES, ..Options::default() }) else { return };
     let page = Page::read();
     assert!(
-        !page.file.is_empty() && (5..=10).contains(&page.commands.iter().map(|t| t.machines.len()).sum()),
+        !page.file.is_empty() && (5..=10).contains(&page.commands.iter().map(|t| t.machines.len()).sum::<usize>()),
         "{:?}",
         page.commands
     );

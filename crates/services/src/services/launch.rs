@@ -11,6 +11,7 @@ use crate::supervisor::{Definition, Launch, Role};
 
 pub(crate) const LABEL_DEFINITION: &str = "definition";
 pub(crate) const LABEL_PORT: &str = "port";
+pub(crate) const LABEL_HOST: &str = "host";
 
 /// `{port}`, `{host}`, `{service}`, `{instance}` and `{ordinal}` stand for the values of the instance.
 pub(crate) fn fill(text: &str, definition: &Definition, instance: &InstanceId, port: Option<u16>) -> String {
@@ -37,6 +38,7 @@ pub(crate) fn spec(launch: &Launch, node: &str, cgroup: Option<PathBuf>) -> Spec
     let notify = notifies.into_iter().flatten().any(|p| p.check == Check::Notify);
     let mut labels = vec![(LABEL_DEFINITION.to_owned(), format!("{:016x}", definition.hash))];
     labels.extend(launch.port.map(|p| (LABEL_PORT.to_owned(), p.to_string())));
+    labels.push((LABEL_HOST.to_owned(), service.host.to_string()));
     Spec {
         instance: instance.to_string(),
         ordinal: instance.ordinal,

@@ -1,5 +1,6 @@
 //! A shim's state in the Supervisor's words.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use holdfast_host::clock;
@@ -7,7 +8,7 @@ use holdfast_host::shim::spec::Spec;
 use holdfast_host::shim::state::{self, State};
 use holdfast_policy::Timestamp;
 
-use super::launch::{LABEL_DEFINITION, LABEL_PORT};
+use super::launch::{LABEL_DEFINITION, LABEL_HOST, LABEL_PORT};
 use crate::supervisor::{Exit, Role, ShimPhase, ShimState};
 
 /// Labels of the spec that a shim runs from.
@@ -15,6 +16,7 @@ use crate::supervisor::{Exit, Role, ShimPhase, ShimState};
 pub(crate) struct Labels {
     pub(crate) definition: Option<u64>,
     pub(crate) port: Option<u16>,
+    pub(crate) host: Option<IpAddr>,
 }
 
 impl Labels {
@@ -23,6 +25,7 @@ impl Labels {
         Labels {
             definition: label(LABEL_DEFINITION).and_then(|text| u64::from_str_radix(text, 16).ok()),
             port: label(LABEL_PORT).and_then(|text| text.parse().ok()),
+            host: label(LABEL_HOST).and_then(|text| text.parse().ok()),
         }
     }
 }
@@ -64,6 +67,7 @@ pub(crate) fn shim_state(state: &State, seq: u64, labels: Labels) -> ShimState {
         restarts: state.restarts,
         definition: labels.definition,
         port: labels.port,
+        host: labels.host,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the Supervisor is told.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,6 +122,8 @@ pub struct ShimState {
     /// Labels of its spec: what it was launched from.
     pub definition: Option<u64>,
     pub port: Option<u16>,
+    /// Where it listens, which a changed file does not change.
+    pub host: Option<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -296,7 +296,14 @@ impl Supervisor {
             i.record.port = state.port.or(i.record.port);
         }
         if i.running.is_none() {
-            i.running = self.services.get(&i.id.service).cloned();
+            i.running = self.services.get(&i.id.service).map(|wanted| match state.host {
+                Some(host) if host != wanted.service.host => {
+                    let mut running = Definition::clone(wanted);
+                    running.service.host = host;
+                    Arc::new(running)
+                }
+                _ => wanted.clone(),
+            });
         }
         i.restarts = i.restarts.max(state.restarts);
         i.member.adopt(state);

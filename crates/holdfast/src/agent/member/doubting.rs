@@ -49,7 +49,8 @@ mod tests {
         use Link::{Answers, Refused, Silent};
         let mut silent = BTreeMap::new();
         let mut look = |link| {
-            silent = count(&silent, &[("n2".to_owned(), Heard { link, at: Timestamp::from_nanos(0) })].into());
+            silent =
+                count(&silent, &[("n2".to_owned(), Heard { link, at: Timestamp::from_nanos(0), reason: None })].into());
             verdict(silent.get("n2")) == Verdict::NoProgress
         };
         let looks = [Silent, Answers, Silent, Silent, Silent, Answers, Silent, Refused, Silent];

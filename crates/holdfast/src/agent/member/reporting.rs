@@ -7,6 +7,7 @@ use std::time::Duration;
 use holdfast_cluster::Txn;
 use holdfast_cluster::members::{Idle, InstanceState, NodeState, STATE, put};
 use holdfast_host::clock;
+use holdfast_observe::status::State;
 use holdfast_policy::time::millis;
 use holdfast_services::supervisor::EndpointState;
 
@@ -75,6 +76,10 @@ fn state(member: &Member, core: &Core) -> NodeState {
             // Rounded, because the two clocks are read one after the other.
             let since_wall_ms = wall.saturating_sub(millis(now.since(seen.since))) / 100 * 100;
             shown.since_ms = 0;
+            // Ready is what takes requests: the next one may be taken down only then.
+            if shown.state == State::Ready && !core.planes.is_known(&seen.id) {
+                shown.state = State::Running;
+            }
             // It counts down.
             shown.next = None;
             shown.node = Some(member.name.to_string());
