@@ -1,7 +1,7 @@
 //! `holdfast cluster …`: the authority of a cluster, and the certificates of its machines.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Subcommand;
@@ -139,10 +139,16 @@ fn make(here: &Here) -> Result<Authority, Error> {
     Ok(authority)
 }
 
+/// Code of an agent that knows no authority.
+const NO_AUTHORITY: &str = "HF0378";
+/// Agents look for new certificates twice a second.
+const AUTHORITY_SEEN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 async fn token(common: &Common, valid: Option<&str>, node: Option<String>) -> Result<Exit, Failure> {
     let valid = valid.map_or(Ok(TOKEN_VALID), duration)?;
     let wish = TokenWish { valid_ms: millis(valid), node, who: own_name() };
-    let token: Token = common.client()?.post("/v1/cluster/token", &wish).await?;
+    let token = ask_token(common, &wish).await?;
     if common.json {
         print_json(&token)?;
         return Ok(Exit::Ok);
@@ -154,6 +160,19 @@ async fn token(common: &Common, valid: Option<&str>, node: Option<String>) -> Re
         None => eprintln!("good once; no machine that keeps the authority's key answers at present"),
     }
     Ok(Exit::Ok)
+}
+
+/// An agent whose authority was made just now finds it within a second.
+async fn ask_token(common: &Common, wish: &TokenWish) -> Result<Token, Failure> {
+    let (client, began) = (common.client()?, Instant::now());
+    loop {
+        match client.post("/v1/cluster/token", wish).await {
+            Err(failure) if failure.code == NO_AUTHORITY && began.elapsed() < AUTHORITY_SEEN => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 async fn join(common: &Common, token: &str, from: SocketAddr, replace: bool) -> Result<Exit, Failure> {

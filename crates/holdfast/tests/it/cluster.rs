@@ -216,7 +216,11 @@ fn a_machine_that_was_alone_becomes_the_first_of_a_cluster() {
     let again = town.sites[0].run(&["cluster", "migrate"]);
     assert_eq!(again.code, 5, "{}{}", again.stdout, again.stderr);
     rate.let_pass(100);
-    rate.finish().none_failed();
+    let summary = rate.finish();
+    if !summary.failures.is_empty() {
+        println!("{}", town.sites[0].agent_log());
+    }
+    summary.none_failed();
 }
 
 #[test]

@@ -221,9 +221,13 @@ fn processes() -> Vec<(u32, String)> {
 
 /// One GET on a connection of its own: status and body.
 pub(crate) fn get(port: u16, path: &str) -> std::io::Result<(u16, String)> {
+    get_within(port, path, Duration::from_secs(30))
+}
+
+pub(crate) fn get_within(port: u16, path: &str, limit: Duration) -> std::io::Result<(u16, String)> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_read_timeout(Some(limit))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

@@ -57,14 +57,14 @@ fn number(name: &str) -> usize {
 fn start(lab: &Lab, machine: usize, command: &str) -> Process {
     let (there, own) = (lab.dir().join("etc-holdfast"), lab.machine(machine).dir());
     let line = format!(
-        "mountpoint -q {there} || mount --bind {own} {there}; cd {there}; {command}",
+        "export NO_COLOR=1 HOLDFAST_NODE=node{n} PATH={bin}:$PATH; \
+         mountpoint -q {there} || mount --bind {own} {there}; cd {there}; {command}",
+        n = machine + 1,
+        bin = binary().parent().expect("a directory").display(),
         there = there.display(),
         own = own.display(),
     );
-    let path =
-        format!("{}:{}", binary().parent().expect("a directory").display(), std::env::var("PATH").unwrap_or_default());
-    let env = [("NO_COLOR", "1"), ("PATH", path.as_str()), ("HOLDFAST_NODE", &*format!("node{}", machine + 1))];
-    lab.machine(machine).spawn(&["/bin/sh", "-c", &line], &env).expect("it starts")
+    lab.machine(machine).spawn(&["/bin/sh", "-c", &line], &[]).expect("it starts")
 }
 
 fn run(lab: &Lab, machine: usize, command: &str) -> String {

@@ -1,6 +1,7 @@
 //! Events become knowledge here; what follows from it is decided in `reconcile` and `acts`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -184,7 +185,7 @@ impl Supervisor {
     fn take_definition(&mut self, now: Timestamp, i: &mut Instance) {
         let Some(definition) = self.services.get(&i.id.service) else { return };
         if i.running.is_none() || i.record.definition == definition.hash {
-            i.running = Some(definition.clone());
+            i.running = Some(as_it_runs(definition, i.shim.state().and_then(|s| s.host)));
             self.arm_probes(now, i);
             self.judge(now, i);
         }
@@ -295,16 +296,8 @@ impl Supervisor {
             i.record.definition = state.definition.unwrap_or(i.record.definition);
             i.record.port = state.port.or(i.record.port);
         }
-        if i.running.is_none() {
-            i.running = self.services.get(&i.id.service).map(|wanted| match state.host {
-                Some(host) if host != wanted.service.host => {
-                    let mut running = Definition::clone(wanted);
-                    running.service.host = host;
-                    Arc::new(running)
-                }
-                _ => wanted.clone(),
-            });
-        }
+        let known = i.running.as_ref().or_else(|| self.services.get(&i.id.service));
+        i.running = known.map(|definition| as_it_runs(definition, state.host));
         i.restarts = i.restarts.max(state.restarts);
         i.member.adopt(state);
     }
@@ -526,5 +519,17 @@ impl Supervisor {
             n => now + LAUNCH_BACKOFF.delay(n - 1, &mut self.rng),
         };
         i.launch_failures = i.launch_failures.saturating_add(1);
+    }
+}
+
+/// What is wanted, at the address where the running process listens: a changed file does not move it.
+fn as_it_runs(wanted: &Arc<Definition>, host: Option<IpAddr>) -> Arc<Definition> {
+    match host {
+        Some(host) if host != wanted.service.host => {
+            let mut running = Definition::clone(wanted);
+            running.service.host = host;
+            Arc::new(running)
+        }
+        _ => wanted.clone(),
     }
 }
