@@ -9,6 +9,7 @@ mod proof;
 mod told;
 mod town;
 
+mod break_glass;
 mod cut_off;
 mod endpoints;
 mod lead;

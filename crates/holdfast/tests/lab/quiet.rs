@@ -10,7 +10,10 @@ use holdfast_policy::rng::Rng;
 use crate::proof::{self, Evidence};
 use crate::town::{MACHINES, REPLICAS, Town, kill, none_failed};
 
-/// Wall time under these conditions: in the test lane, and in the proof.
+/// Asks for the short form, which is no part of the test lane: five minutes without an idle core.
+const ASKED: &str = "HOLDFAST_LAB_QUIET";
+
+/// Wall time under these conditions: when it is asked for, and in the proof.
 const MINUTES: (u64, u64) = (5, 30);
 
 /// As the promise states it, and how long between two of them.
@@ -26,6 +29,9 @@ const SPIN: &[&str] = &["sh", "-c", "while :; do :; done"];
 
 #[test]
 fn healthy_machines_are_left_alone_when_everything_is_slow() {
+    if !proof::proving() && std::env::var_os(ASKED).is_none() {
+        return println!("skipped: it takes five minutes; {ASKED}=1 asks for it");
+    }
     let Some(town) = Town::ready() else { return };
     let lab = &town.lab;
     let (pids, placed) = (town.pids(0), town.placements());
@@ -50,7 +56,7 @@ fn healthy_machines_are_left_alone_when_everything_is_slow() {
     let mut doubts = 0;
     town.hold_while(time, "every instance is the same process", || {
         // A look costs a processor that everything needs.
-        std::thread::sleep(Duration::from_secs(1).min(until.saturating_duration_since(Instant::now())));
+        hold_for(Duration::from_secs(1).min(until.saturating_duration_since(Instant::now())));
         let standing = town.standing(0);
         doubts += standing.values().filter(|state| *state == "suspect").count();
         // Under such conditions an answer may be missing; a wrong one may not be there.

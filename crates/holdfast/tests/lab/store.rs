@@ -198,13 +198,14 @@ fn yesterdays_snapshot_hands_out_no_token_twice_and_stops_nothing() {
             lab.etcdctl(&["put", "/holdfast/town/noise", &i.to_string()]).expect("put");
         }
         let before = town.epoch();
-        let tokens = (0..MACHINES).map(|n| highest(&town, n)).max().unwrap_or_default();
+        let tokens = (0..MACHINES).map(|n| town.kept_token(n)).max().unwrap_or_default();
         let still = Still::begin(&town);
         lab.etcd_restore(&snapshot).expect("restore");
         town.wait("a new epoch", || town.epoch() > before);
         sent += still.end("yesterday's snapshot restored");
-        assert!(town.is_told("cluster/store", "restored"), "nobody's journal tells it");
-        town.wait("tokens above all that were handed out", || (0..MACHINES).all(|n| highest(&town, n) > tokens));
+        let why = town.told_why("cluster/store", "restored").expect("some journal tells it");
+        assert!(why.contains("older copy"), "{why}");
+        town.wait("tokens above all that were handed out", || (0..MACHINES).all(|n| town.kept_token(n) > tokens));
         still_decides(&town);
     }
     evidence.figure(
@@ -214,9 +215,4 @@ fn yesterdays_snapshot_hands_out_no_token_twice_and_stops_nothing() {
     );
     evidence.figure("fencing tokens that went backwards", "0", "0");
     evidence.tell();
-}
-
-/// Token of the last election that a machine's journal tells of, as (epoch, create revision).
-fn highest(town: &Town, n: usize) -> (u64, u64) {
-    town.kept_token(n)
 }

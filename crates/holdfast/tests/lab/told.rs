@@ -30,9 +30,10 @@ impl Town {
         told.map(|told| told.flatten().collect()).unwrap_or_default()
     }
 
-    /// On any machine: who leads is not known beforehand.
-    pub(crate) fn is_told(&self, subject: &str, to: &str) -> bool {
-        (0..MACHINES).any(|n| self.count_told(n, subject, to) > 0)
+    /// Why, on any machine: who noticed first is not known beforehand.
+    pub(crate) fn told_why(&self, subject: &str, to: &str) -> Option<String> {
+        let mut all = (0..MACHINES).flat_map(|n| self.journal(n));
+        all.find(|told| told.subject == subject && told.to == to).map(|told| told.reason)
     }
 
     pub(crate) fn count_told(&self, n: usize, subject: &str, to: &str) -> usize {

@@ -93,6 +93,11 @@ impl Town {
         std::fs::write(&self.file, text + services).expect("the lab's folder is writable");
     }
 
+    /// What was applied.
+    pub(crate) fn file(&self) -> String {
+        std::fs::read_to_string(&self.file).expect("it was written")
+    }
+
     pub(crate) fn web(&self, replicas: usize) -> String {
         let origin = binary().with_file_name("examples").join("origin");
         format!(
