@@ -32,7 +32,8 @@ impl Town {
 
     /// The names that the first block of the page sets, and then this.
     fn by_hand(&self, n: usize, script: &str) -> Result<String, String> {
-        let names = format!("set -eu\nDATA={}\nNODE={}\nEXE={}\n", self.data(n).display(), name(n), binary().display());
+        let (data, file, exe) = (self.data(n), self.file.display(), binary().display());
+        let names = format!("set -eu\nDATA={}\nNODE={}\nFILE={file}\nEXE={exe}\n", data.display(), name(n));
         let script = script.replace("\"$program\"", "\"$EXE\"");
         self.lab.machine(n).run(&["sh", "-c", &format!("{names}{script}")]).map_err(|e| e.to_string())
     }
@@ -51,7 +52,7 @@ fn the_page_works_with_holdfast_and_etcd_off() {
     lab.members().iter().for_each(|member| member.kill().expect("kill"));
     for n in 0..MACHINES {
         town.by_hand(n, off[1]).unwrap_or_else(|why| panic!("{why}"));
-        assert_eq!(town.agent_pid(n), None, "the agent of {} is off", name(n));
+        town.wait_for("the agent to be off", LIMIT, || town.agent_pid(n).is_none());
     }
     // Each in the shell of the one before, as they are typed; the first sets names, the second was run on all machines.
     let typed: Vec<String> = off[2..].iter().enumerate().map(|(n, b)| format!("echo '=== {n}' >&2\n{b}")).collect();
@@ -62,7 +63,7 @@ fn the_page_works_with_holdfast_and_etcd_off() {
         assert!(said.contains(&format!("{}\trunning\t", instance.id)), "{said}");
     }
     assert!(said.contains("public\tweb-2@node2\t10.77.0.2:") && said.contains("instance/web-1|ready|"), "{said}");
-    let file = town.file();
+    let file = town.applied();
     for rescued in ["holdfast.toml.rescued", "holdfast.toml.from-etcd"] {
         let text = fs::read_to_string(lab.machine(0).dir().join(rescued)).expect("it was written");
         assert_eq!(text.trim_end(), file.trim_end(), "{rescued}");
@@ -84,7 +85,7 @@ fn the_page_works_with_holdfast_and_etcd_off() {
     for (n, load) in loads.into_iter().enumerate() {
         none_failed(&format!("the page for emergencies, balancer {}", n + 1), load);
     }
-    assert_ne!(town.state("web-1")["child"], by_hand["child"], "what was started by hand is replaced");
+    assert_eq!(town.state("web-1")["child"], by_hand["child"], "what was started by hand is adopted");
     assert_eq!((0..MACHINES).map(|n| town.origins(n)).sum::<usize>(), REPLICAS, "each runs once");
     let kept = town.instances(0).into_iter().filter(|now| before.iter().any(|was| was == now)).count();
     assert_eq!(kept, REPLICAS - 1, "only what was stopped by hand is another process");

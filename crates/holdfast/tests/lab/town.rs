@@ -39,7 +39,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 pub(crate) struct Town {
     pub(crate) lab: Lab,
-    file: PathBuf,
+    pub(crate) file: PathBuf,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -94,7 +94,7 @@ impl Town {
     }
 
     /// What was applied.
-    pub(crate) fn file(&self) -> String {
+    pub(crate) fn applied(&self) -> String {
         std::fs::read_to_string(&self.file).expect("it was written")
     }
 
