@@ -11,10 +11,12 @@ mod host;
 mod judge;
 mod leases;
 mod rules;
+mod town;
 mod traffic;
 mod world;
 
 pub use rules::Rules;
+pub use town::{Stats, TownReport, TownRules, run_town};
 
 /// What became of one seed.
 #[derive(Clone, Debug, PartialEq, Eq)]

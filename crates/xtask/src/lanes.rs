@@ -89,9 +89,10 @@ pub(crate) fn soak(root: &Path, minutes: u64) -> Result<()> {
     Ok(())
 }
 
-/// The simulator alone, over many seeds.
-pub(crate) fn sim(root: &Path, seeds: u64, seed: Option<u64>) -> Result<()> {
-    let mut tests = cargo(root, &["test", "--package", "holdfast-sim", "--locked"]);
+/// The simulator alone, over many seeds: of one machine, or of several.
+pub(crate) fn sim(root: &Path, seeds: u64, seed: Option<u64>, town: bool) -> Result<()> {
+    let mut tests = cargo(root, &["test", "--package", "holdfast-sim", "--locked", "--"]);
+    tests.args(if town { &["town::"][..] } else { &["--skip", "town::"][..] });
     tests.env(SEEDS, seeds.to_string());
     if let Some(seed) = seed {
         tests.env(SEED, seed.to_string());

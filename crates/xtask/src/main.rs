@@ -54,6 +54,9 @@ enum Task {
         /// Begin with this one, to repeat a failure
         #[arg(long)]
         seed: Option<u64>,
+        /// Several machines, one simulated hour a seed, instead of one machine
+        #[arg(long)]
+        town: bool,
     },
     /// Write the references that are printed from the program
     Gen(references::Options),
@@ -93,7 +96,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test => lanes::test(&root),
         Task::Prove { only } => lanes::prove(&root, &only),
         Task::Soak { minutes } => lanes::soak(&root, minutes),
-        Task::Sim { seeds, seed } => lanes::sim(&root, seeds, seed),
+        Task::Sim { seeds, seed, town } => lanes::sim(&root, seeds, seed, town),
         Task::Gen(options) => references::run(&root, &options),
         Task::Bare(options) => bare::run(&root, &options),
         Task::Demo(options) => demo::run(&root, &options),

@@ -311,9 +311,18 @@ impl Supervisor {
     fn keep_fenced(&mut self, now: Timestamp, i: &mut Instance) {
         let Shim::Alive(state) = &i.shim else { return };
         let acknowledged = state.deadline;
+        let dead = matches!(state.phase, ShimPhase::Starting | ShimPhase::Backoff { .. });
         let Some(definition) = i.running.clone().filter(|d| d.service.fenced) else { return };
         let (shared, timings) = (definition.standby().is_some(), definition.timings());
         if shared && i.lease_until.is_none() {
+            return;
+        }
+        // Its lease was lost and won again: the shim would start the program under the token of before, which receivers refuse.
+        let outdated = state.phase == ShimPhase::Starting && state.token.is_some() && i.token > state.token;
+        if outdated && !shared {
+            if i.leave.is_none() {
+                self.begin_leave(now, i, Why::Unleased, Then::End);
+            }
             return;
         }
         let target = self.deadline_of(i);
@@ -327,8 +336,14 @@ impl Supervisor {
         if i.told_deadline.is_some() {
             self.wake_at(i.told_deadline.unwrap_or(now).max(now) + RETRY);
         }
-        let confirmed =
-            target.is_none() || acknowledged >= target || !self.rules.restart_grant || !self.rules.acknowledged_renewal;
+        // It passed while the shim was deaf, and no shim acknowledges one that has passed; but this one has told since that
+        // its program is dead.
+        let over = dead && target.is_some_and(|until| until <= now);
+        let confirmed = over
+            || target.is_none()
+            || acknowledged >= target
+            || !self.rules.restart_grant
+            || !self.rules.acknowledged_renewal;
         let due = i.lease_asked.map_or(now, |t| t + timings.renew);
         if confirmed && now >= due && !self.stopping {
             i.lease_asked = Some(now);

@@ -8,8 +8,10 @@ use std::time::Duration;
 use expect_test::expect;
 use holdfast_config::{Command, Condition, Kind, Port};
 
+use holdfast_policy::lease::FencingToken;
+
 use super::*;
-use rig::{Rig, http, service};
+use rig::{Rig, http, id, service};
 
 #[test]
 fn one_service_from_nothing_to_ready() {
@@ -324,6 +326,49 @@ fn a_fenced_instance_gets_each_deadline_before_its_lease_is_renewed() {
         6003 command db-1 1.1 Deadline(13.002s)
     "#]]
     .assert_eq(&rig.transcript());
+}
+
+/// Found by the simulator of several machines: the shim was stopped while a lease ran out, and refused its deadline for ever.
+#[test]
+fn a_fenced_instance_whose_deadline_passed_unheard_gets_a_new_lease() {
+    let mut db = service("db", 1);
+    (db.fenced, db.port, db.ready) = (true, Port::None, None);
+    let mut rig = Rig::new([db]);
+    rig.run_ms(4_000);
+    rig.ignore_deadlines(true);
+    rig.run_ms(16_000);
+    let renewals = |rig: &Rig| rig.transcript().matches(" lease db-1").count();
+    let before = renewals(&rig);
+    rig.run_ms(10_000);
+    assert_eq!(renewals(&rig), before, "nobody has acknowledged the last one: {}", rig.transcript());
+    rig.ignore_deadlines(false);
+    rig.deadline_passes("db-1");
+    rig.clear();
+    rig.run_ms(1_500);
+    let text = rig.transcript();
+    assert_eq!(renewals(&rig), 1, "{text}");
+    assert!(text.contains("command db-1 1.1 Deadline(37.0"), "{text}");
+}
+
+/// Found by the simulator of several machines: another machine had the lease meanwhile.
+#[test]
+fn a_fenced_instance_that_won_its_lease_again_is_launched_anew_with_the_newer_token() {
+    let mut db = service("db", 1);
+    (db.fenced, db.port, db.ready) = (true, Port::None, None);
+    let mut rig = Rig::new([db]);
+    rig.run_ms(4_000);
+    let old = FencingToken { epoch: 1, create_revision: 7 };
+    rig.has_token("db-1", old);
+    rig.deadline_passes("db-1");
+    rig.run_ms(10);
+    rig.clear();
+    let (instance, asked, until) = (id("db-1"), rig.now, rig.now + Duration::from_secs(7));
+    let token = FencingToken { create_revision: 9, ..old };
+    rig.tell(Event::LeaseHeld { instance, until, asked, token, owed: Vec::new() });
+    rig.run_ms(2_000);
+    let text = rig.transcript();
+    assert!(text.contains("command db-1 1.1 Quit") && text.contains("launch db-1 generation 2"), "{text}");
+    assert!(!text.contains("command db-1 1.1 Deadline"), "{text}");
 }
 
 fn placement(of: &[(&str, &[u32], u32, u32)]) -> Event {

@@ -312,7 +312,8 @@ impl Rig {
                 self.later(ANSWER, Event::ShimAbsent { instance, generation, last: None, orphans: false });
             }
             Request::Grant { restart } => self.change(instance, ANSWER, |s| s.granted = restart),
-            Request::Deadline(_) if self.deaf => {}
+            // One that has passed is refused.
+            Request::Deadline(until) if self.deaf || until <= self.now => {}
             Request::Deadline(until) => self.change(instance, ANSWER, |s| s.deadline = Some(until)),
             Request::Hold(time) => self.change(instance, ANSWER, |s| s.hold = time),
             Request::Activate(token) => {
@@ -372,6 +373,20 @@ impl Rig {
 
     pub(super) fn ignore_deadlines(&mut self, deaf: bool) {
         self.deaf = deaf;
+    }
+
+    /// The shim ends its program, and starts it again under a later deadline only.
+    pub(super) fn deadline_passes(&mut self, name: &str) {
+        let (at, signal) = (self.now, Some(9));
+        self.change(&id(name), Duration::ZERO, |s| {
+            s.last_exit = Some(Exit { at, signal, ..Exit::default() });
+            (s.phase, s.pid) = (ShimPhase::Starting, None);
+        });
+    }
+
+    /// What its token file says.
+    pub(super) fn has_token(&mut self, name: &str, token: FencingToken) {
+        self.change(&id(name), Duration::ZERO, |s| s.token = Some(token));
     }
 
     pub(super) fn active(&self) -> String {

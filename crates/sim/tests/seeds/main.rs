@@ -1,5 +1,7 @@
 //! Seeds: a few in the test lane, all of them with `HOLDFAST_PROVE=1`. `HOLDFAST_SEEDS` and `HOLDFAST_SEED` choose others.
 
+mod town;
+
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Mutex;
