@@ -141,7 +141,9 @@ fn unknown_table(name: &str, span: Span, value: &DeValue<'_>) -> Diagnostic {
 }
 
 fn check_name(out: &mut Findings, noun: &str, name: &str, span: Span) {
-    let trouble = name_trouble(name);
+    // Machines are called as their hosts are, and no instance is called like one: `db-1` may be a host.
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-');
+    let trouble = name_trouble(if noun == "node" && !stem.is_empty() { stem } else { name });
     if let Some((label, hint)) = trouble {
         out.bad(&format!("{noun}.{name}"));
         out.push(

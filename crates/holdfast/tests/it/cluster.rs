@@ -253,3 +253,22 @@ fn holdfast_runs_etcd_and_replaces_a_member_whose_disk_is_lost() {
     assert_eq!(members(&town).len(), before.len());
     assert!(town.sites[1].living().iter().filter(|(_, text)| text.contains("--initial-cluster")).count() == 1);
 }
+
+#[test]
+fn a_store_that_lost_everything_stops_nothing_and_gets_it_back() {
+    let town = Town::start(3, "fast");
+    town.apply(0, &town.web(3));
+    town.wait_ready(3);
+    let before = town.pids();
+    let rate = Rate::start(town.port, town.port, RATE);
+    let emptied = town.etcd.etcdctl(&["del", "--prefix", "/holdfast/town/"]);
+    println!("{emptied:?}");
+    town.sites[0].wait_for("the agent to say so", || {
+        town.sites[0].status()["warnings"].to_string().contains("has lost what was applied")
+    });
+    town.sites[0].up();
+    town.sites[0].wait_for("all as before", || town.ready() == 3 && town.has_leader() && town.pids() == before);
+    rate.let_pass(200);
+    rate.finish().none_failed();
+    assert_eq!(town.pids(), before, "nothing was restarted or moved");
+}

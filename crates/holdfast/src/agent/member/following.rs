@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use holdfast_cluster::members::Assignment;
+use holdfast_cluster::members::{ASSIGNED, Assignment, View, put};
 use holdfast_cluster::records::Pause;
+use holdfast_cluster::{Guard, Txn};
 use holdfast_host::clock;
 use holdfast_services::supervisor::Placement;
 
@@ -25,6 +26,8 @@ struct Done {
     pauses: BTreeMap<String, Pause>,
     /// Requests to restart, by target. What was there at the first look is history.
     restarts: Option<BTreeMap<String, String>>,
+    /// The store has nothing of what is in force here.
+    lost: bool,
 }
 
 pub(super) async fn run(member: Arc<Member>, core: Arc<Core>) {
@@ -56,6 +59,13 @@ async fn step(member: &Arc<Member>, core: &Arc<Core>, done: &mut Done) -> bool {
     if !member.admitted.load(Ordering::Acquire) {
         return false;
     }
+    if seen.view.desired.is_none() && core.in_force().is_some() {
+        done.lost = true;
+        return keep_on(member, &seen.view, &done.assignment).await;
+    }
+    if std::mem::take(&mut done.lost) {
+        member.set_trouble(None);
+    }
     let mut good = true;
     let own = seen.view.assigned.get(&*member.name.0).map(|own| (**own).clone()).unwrap_or_default();
     if own.instances != done.assignment.instances {
@@ -77,6 +87,24 @@ async fn step(member: &Arc<Member>, core: &Arc<Core>, done: &mut Done) -> bool {
     pause(core, done, &seen.view.pauses).await;
     restart(core, done, &seen.view.restarts).await;
     good
+}
+
+/// A store without a file has lost its data: nobody takes a file back. What runs goes on, and this machine's share is put
+/// back, so that the next leader finds everything where it is.
+async fn keep_on(member: &Member, view: &View, kept: &Assignment) -> bool {
+    let trouble = "etcd has lost what was applied: what runs goes on; holdfast up -d puts the file back".to_owned();
+    if member.trouble().as_ref() != Some(&trouble) {
+        tracing::error!(code = "HF0332", "{trouble}");
+        member.set_trouble(Some(trouble));
+    }
+    if view.assigned.contains_key(&*member.name.0) || kept.instances.is_empty() {
+        return true;
+    }
+    let put_back = async {
+        let absent = Guard::absent(format!("{ASSIGNED}{}", member.name));
+        member.store.txn(Txn::when([absent]).then([put(ASSIGNED, &member.name.0, kept)?])).await
+    };
+    put_back.await.is_ok()
 }
 
 async fn place(member: &Arc<Member>, core: &Arc<Core>, done: &mut Done) {
