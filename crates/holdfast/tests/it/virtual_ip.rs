@@ -214,6 +214,8 @@ fn an_agent_that_is_killed_leaves_no_gap_and_one_that_does_not_come_back_no_addr
     claimed(&site, &net);
 
     let began = Instant::now();
+    // The shim must not see the agent die first: it would start another.
+    all.iter().for_each(|pid| kill(*pid, "STOP"));
     all.iter().for_each(|pid| kill(*pid, "KILL"));
     let gone = wait_gone(&net, began);
     println!("agent and shim killed: the kernel let go after {gone:?}");

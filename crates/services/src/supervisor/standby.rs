@@ -1,4 +1,4 @@
-//! Redundant services: which member is active, and how another takes over. The rules are in [`policy::standby`].
+//! Redundant services: which member is active, and how another takes over. The rules are in [`holdfast_policy::standby`].
 //!
 //! One lease for all members of a service. It is renewed only while the shim of its holder acknowledges each deadline,
 //! and given back only when the holder's program is proved dead; so whoever wins it is alone.

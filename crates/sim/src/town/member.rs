@@ -531,6 +531,8 @@ impl Town {
             memory_bytes: None,
             program: "0.1.0".into(),
             boot: boot.to_string(),
+            secured: false,
+            authority: false,
         };
         let guard = Guard::created_at(format!("{ALIVE}{}", member.name), member.presence.revision);
         let Ok(op) = put(NODE, &member.name, &record) else { return };

@@ -12,7 +12,7 @@ use holdfast_host::clock;
 use holdfast_services::supervisor::Placement;
 
 use super::{Member, remote};
-use crate::agent::core::Core;
+use crate::agent::core::{Core, InForce};
 
 /// What could not be done is tried again after this, although nothing changed.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -59,7 +59,9 @@ async fn step(member: &Arc<Member>, core: &Arc<Core>, done: &mut Done) -> bool {
     if !member.admitted.load(Ordering::Acquire) {
         return false;
     }
-    if seen.view.desired.is_none() && core.in_force().is_some() {
+    // What was applied a moment ago may not have been seen yet.
+    let lost = |f: &InForce| seen.view.desired.is_none() && seen.view.revision >= f.desired.revision;
+    if core.in_force().is_some_and(|f| lost(&f)) {
         done.lost = true;
         return keep_on(member, &seen.view, &done.assignment).await;
     }
