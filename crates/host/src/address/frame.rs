@@ -115,13 +115,18 @@ fn checksum(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> u16 {
     !(sum as u16)
 }
 
+/// Of Ethernet and IPv4, without the Ethernet header.
+const ARP_BYTES: usize = 28;
+
 /// Who says in this frame that it has an address; a probe says nothing.
 pub(super) fn read(frame: &[u8]) -> Option<Heard> {
     let kind: [u8; 2] = frame.get(12..14)?.try_into().ok()?;
     let rest = &frame[14..];
     match kind {
         ARP => {
-            if rest.get(..6)? != [0, 1, 0x08, 0, 6, 4] {
+            // Cut short it says nothing.
+            let whole = rest.get(..ARP_BYTES)?;
+            if whole[..6] != [0, 1, 0x08, 0, 6, 4] {
                 return None;
             }
             let sender: [u8; 4] = rest.get(14..18)?.try_into().ok()?;
