@@ -342,6 +342,8 @@ impl Town {
         self.store.away_until = self.store.away_until.min(now);
         self.after_store();
         for m in 0..self.machines.len() {
+            // Who was cut off until now was not heard before.
+            self.judge.well_since.insert(m, now);
             self.machines[m].paused_until = self.machines[m].paused_until.min(now);
             self.machines[m].agent_paused_until = self.machines[m].agent_paused_until.min(now);
             for place in self.machines[m].host.places.values_mut() {
