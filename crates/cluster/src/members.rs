@@ -11,6 +11,7 @@
 //! | `/restart/TARGET` | people | every machine restarts its instances of it, each in its turn |
 //! | `/leader` | the leader, under its lease | who decides |
 
+pub mod lead;
 mod record;
 mod view;
 

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cluster::members::{ASSIGNED, Assigned, Assignment, InstanceState, LEADER, Registration, View, put};
+use holdfast_cluster::members::{ASSIGNED, LEADER, Registration, View, lead, put};
 use holdfast_cluster::{Guard, Op, Txn};
-use holdfast_observe::status::State as Shown;
 use holdfast_policy::membership::{Admin, Event, Hold, Lease, Link, Membership, State};
-use holdfast_policy::placement::{self, Cluster, Duty, Plan, Planner, Step};
-use holdfast_policy::rollout::{self, Share};
-use holdfast_policy::{InstanceId, NodeId, Timestamp};
+use holdfast_policy::placement::{self, Cluster, Plan, Planner, Step};
+use holdfast_policy::{NodeId, Timestamp};
 
 use super::calls::Call;
 use super::member::{Heard, TTL};
@@ -122,7 +120,7 @@ impl Leader {
             self.known.contains_key(&*v.node.0).then(|| placement::Node::seen(&v, BTreeMap::new(), Default::default()))
         };
         let nodes: Vec<placement::Node> = self.membership.views().into_iter().filter_map(known).collect();
-        let assigned = assigned(local, wall, view);
+        let assigned = lead::assigned(local, wall, view);
         let hold = self.membership.hold(local);
         let cluster = Cluster { nodes: &nodes, services, assigned: &assigned, hold };
         let plan = self.planner.plan(local, &cluster);
@@ -156,86 +154,15 @@ impl Leader {
     }
 }
 
-fn assigned(local: Timestamp, wall: u64, view: &View) -> Vec<placement::Assigned> {
-    let mut all = Vec::new();
-    for (node, assignment) in &view.assigned {
-        for (name, told) in &assignment.instances {
-            let Ok(instance) = name.parse::<InstanceId>() else { continue };
-            let state = view.states.get(node).and_then(|s| s.instances.iter().find(|i| i.shown.id == *name));
-            let since = local - Duration::from_millis(wall.saturating_sub(told.since_wall_ms));
-            all.push(placement::Assigned {
-                ready: state.is_some_and(|s| s.able || s.shown.state == Shown::Ready),
-                failures: state.map_or(0, |s| s.failures),
-                duty: state.map_or(Duty::Replica, duty),
-                ..placement::Assigned::new(instance, node, since)
-            });
-        }
-    }
-    all
-}
-
-fn duty(state: &InstanceState) -> Duty {
-    match state.shown.role.as_deref() {
-        None => Duty::Replica,
-        Some("active" | "promoting" | "draining") => Duty::Active,
-        Some(_) => Duty::Standby { eligible: state.able },
-    }
-}
-
-fn turns(town: &Town, view: &View) -> BTreeMap<String, BTreeMap<String, u32>> {
-    let mut shares: BTreeMap<&str, BTreeMap<&str, Share>> = BTreeMap::new();
-    for (node, assignment) in &view.assigned {
-        let Some(state) = view.states.get(node) else { continue };
-        for instance in state.instances.iter().filter(|i| assignment.instances.contains_key(&i.shown.id)) {
-            let share = shares.entry(&instance.service).or_default().entry(node).or_default();
-            let ready = instance.shown.state == Shown::Ready;
-            share.ready += u32::from(ready);
-            share.acting += u32::from(instance.acting);
-            share.due += u32::from(instance.due);
-            share.due_ready += u32::from(instance.due && ready);
-            share.away += u32::from(!ready && !instance.acting && !instance.due);
-        }
-    }
-    let mut all: BTreeMap<String, BTreeMap<String, u32>> = BTreeMap::new();
-    for (name, of) in shares {
-        let Some(definition) = town.services.get(name) else { continue };
-        let service = &definition.service;
-        let min_available = service.min_available.min(service.replicas.saturating_sub(1));
-        let list: Vec<Share> = of.values().copied().collect();
-        let granted = rollout::turns(&list, service.max_unavailable, min_available);
-        for (node, turns) in of.into_keys().zip(granted).filter(|(_, turns)| *turns > 0) {
-            all.entry(node.to_owned()).or_default().insert(name.to_owned(), turns);
-        }
-    }
-    all
-}
-
-fn after(
-    before: &BTreeMap<String, Arc<Assignment>>,
-    plan: &Plan,
-    turns: &BTreeMap<String, BTreeMap<String, u32>>,
-    since_wall_ms: u64,
-) -> BTreeMap<String, Assignment> {
-    let mut after: BTreeMap<String, Assignment> =
-        before.iter().map(|(node, assignment)| (node.clone(), (**assignment).clone())).collect();
-    for planned in &plan.steps {
-        match &planned.step {
-            Step::Place { instance, node } | Step::Move { instance, to: node, .. } => {
-                let assignment = after.entry(node.to_string()).or_default();
-                assignment.instances.insert(instance.to_string(), Assigned { since_wall_ms });
-            }
-            Step::Remove { instance, node } => {
-                if let Some(assignment) = after.get_mut(&*node.0) {
-                    assignment.instances.remove(&instance.to_string());
-                }
-            }
-        }
-    }
-    for (node, assignment) in &mut after {
-        assignment.version = 1;
-        assignment.turns = turns.get(node).cloned().unwrap_or_default();
-    }
-    after
+fn turns(town: &Town, view: &View) -> lead::Turns {
+    lead::turns(view, |name| {
+        let service = &town.services.get(name)?.service;
+        Some(lead::Limits {
+            replicas: service.replicas,
+            min_available: service.min_available,
+            max_unavailable: service.max_unavailable,
+        })
+    })
 }
 
 impl Town {
@@ -280,7 +207,7 @@ impl Town {
         let view = member.view.clone();
         let revision = member.lead.revision;
         let holds = member.lead.holds(local);
-        let after = after(&view.assigned, &plan, &turns(self, &view), wall);
+        let after = lead::carried_out(&view.assigned, &plan, &turns(self, &view), wall);
         let mut ops: Vec<Op> = Vec::new();
         for (node, assignment) in &after {
             if view.assigned.get(node).map(|known| &**known) != Some(assignment) {

@@ -4,13 +4,12 @@
 
 pub(super) mod town;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_cluster::authority::ISSUED;
 use holdfast_cluster::election::{Campaign, Leadership};
-use holdfast_cluster::members::{ADMIN, ASSIGNED, Assigned, Assignment, LEADER, LINKS, NODE, STATE, put};
+use holdfast_cluster::members::{ADMIN, ASSIGNED, LEADER, LINKS, NODE, STATE, lead, put};
 use holdfast_cluster::{Error, Op, TXN_OPS_MAX, Txn, boot_clock};
 use holdfast_host::clock;
 use holdfast_observe::status::Leading;
@@ -137,7 +136,7 @@ async fn carry_out(
     forgotten: &[String],
 ) -> Result<(), Error> {
     let before = &seen.view.assigned;
-    let after = assignments(before, plan, town::turns(seen, config));
+    let after = lead::carried_out(before, plan, &town::turns(seen, config), clock::wall_ms());
     let mut ops = Vec::new();
     for (node, assignment) in &after {
         if before.get(node).map(|known| &**known) != Some(assignment) {
@@ -178,34 +177,6 @@ async fn carry_out(
         tell(core, &format!("node/{node}"), "drained", "removed", "it is empty, as was asked for".into());
     }
     Ok(())
-}
-
-fn assignments(
-    before: &BTreeMap<String, Arc<Assignment>>,
-    plan: &Plan,
-    turns: BTreeMap<String, BTreeMap<String, u32>>,
-) -> BTreeMap<String, Assignment> {
-    let mut after: BTreeMap<String, Assignment> =
-        before.iter().map(|(node, assignment)| (node.clone(), (**assignment).clone())).collect();
-    let since_wall_ms = clock::wall_ms();
-    for planned in &plan.steps {
-        match &planned.step {
-            Step::Place { instance, node } | Step::Move { instance, to: node, .. } => {
-                let assignment = after.entry(node.to_string()).or_default();
-                assignment.instances.insert(instance.to_string(), Assigned { since_wall_ms });
-            }
-            Step::Remove { instance, node } => {
-                if let Some(assignment) = after.get_mut(&*node.0) {
-                    assignment.instances.remove(&instance.to_string());
-                }
-            }
-        }
-    }
-    for (node, assignment) in &mut after {
-        assignment.version = 1;
-        assignment.turns = turns.get(node).cloned().unwrap_or_default();
-    }
-    after
 }
 
 fn tell_change(core: &Core, change: Change) {

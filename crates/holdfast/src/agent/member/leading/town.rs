@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use holdfast_cluster::members::{Admin as Wanted, InstanceState, Registration, View};
+use holdfast_cluster::members::{Admin as Wanted, Registration, View, lead};
 use holdfast_config::Config;
 use holdfast_host::clock;
-use holdfast_observe::status::State;
 use holdfast_policy::membership::{Admin, Change, Event, Hold, Lease, Link, Membership, Rules, Standing};
-use holdfast_policy::placement::{self, Cluster, Constraint, Duty, Plan, Planner};
-use holdfast_policy::rollout::{self, Share};
-use holdfast_policy::{InstanceId, NodeId, Timestamp};
+use holdfast_policy::placement::{self, Cluster, Constraint, Plan, Planner};
+use holdfast_policy::{NodeId, Timestamp};
 
 use super::super::linking::{Heard, LOOK_EVERY, Link as Told};
 use super::super::{Member, Seen};
@@ -233,66 +231,17 @@ pub(in crate::agent::member) fn service(service: &holdfast_config::Service) -> p
 }
 
 pub(in crate::agent::member) fn assigned(now: Timestamp, view: &View) -> Vec<placement::Assigned> {
-    let wall = clock::wall_ms();
-    let mut all = Vec::new();
-    for (node, assignment) in &view.assigned {
-        for (name, told) in &assignment.instances {
-            let Ok(instance) = name.parse::<InstanceId>() else { continue };
-            let state = state_of(view, node, name);
-            // Wall clocks of two leaders differ; only the order of two copies depends on it.
-            let age = std::time::Duration::from_millis(wall.saturating_sub(told.since_wall_ms));
-            let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
-            let since = Timestamp::from_nanos(now.as_nanos().saturating_sub(age_ns));
-            all.push(placement::Assigned {
-                ready: state.is_some_and(|s| s.able || matches!(s.shown.state, State::Ready | State::Completed)),
-                failures: state.map_or(0, |s| s.failures),
-                duty: state.map_or(Duty::Replica, duty),
-                ..placement::Assigned::new(instance, node, since)
-            });
-        }
-    }
-    all
+    lead::assigned(now, clock::wall_ms(), view)
 }
 
-fn duty(state: &InstanceState) -> Duty {
-    match state.shown.role.as_deref() {
-        None => Duty::Replica,
-        Some("active" | "promoting" | "draining") => Duty::Active,
-        Some(_) => Duty::Standby { eligible: state.able },
-    }
-}
-
-fn state_of<'a>(view: &'a View, node: &str, instance: &str) -> Option<&'a InstanceState> {
-    view.states.get(node)?.instances.iter().find(|i| i.shown.id == instance)
-}
-
-/// By machine and service: how many instances it may take down by plan now.
-pub(super) fn turns(seen: &Seen, config: &Config) -> BTreeMap<String, BTreeMap<String, u32>> {
-    let mut shares: BTreeMap<&str, BTreeMap<&str, Share>> = BTreeMap::new();
-    for (node, assignment) in &seen.view.assigned {
-        let Some(state) = seen.view.states.get(node) else { continue };
-        for instance in state.instances.iter().filter(|i| assignment.instances.contains_key(&i.shown.id)) {
-            add(shares.entry(&instance.service).or_default().entry(node).or_default(), instance);
-        }
-    }
-    let mut all: BTreeMap<String, BTreeMap<String, u32>> = BTreeMap::new();
-    for (name, of) in shares {
-        let Some(service) = config.services.get(name) else { continue };
-        let min_available = service.min_available.min(service.replicas.saturating_sub(1));
-        let list: Vec<Share> = of.values().copied().collect();
-        let granted = rollout::turns(&list, service.max_unavailable, min_available);
-        for (node, turns) in of.into_keys().zip(granted).filter(|(_, turns)| *turns > 0) {
-            all.entry(node.to_owned()).or_default().insert(name.to_owned(), turns);
-        }
-    }
-    all
-}
-
-fn add(share: &mut Share, instance: &InstanceState) {
-    let ready = matches!(instance.shown.state, State::Ready | State::Completed);
-    share.ready += u32::from(ready);
-    share.acting += u32::from(instance.acting);
-    share.due += u32::from(instance.due);
-    share.due_ready += u32::from(instance.due && ready);
-    share.away += u32::from(!ready && !instance.acting && !instance.due);
+/// How many instances each machine may take down by plan now.
+pub(super) fn turns(seen: &Seen, config: &Config) -> lead::Turns {
+    lead::turns(&seen.view, |name| {
+        let service = config.services.get(name)?;
+        Some(lead::Limits {
+            replicas: service.replicas,
+            min_available: service.min_available,
+            max_unavailable: service.max_unavailable,
+        })
+    })
 }
