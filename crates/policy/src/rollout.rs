@@ -67,27 +67,37 @@ pub struct Share {
     pub acting: u32,
     /// Not ready for another reason.
     pub away: u32,
+    /// Turns that it was given already: it may act on them before anybody hears of it.
+    pub held: u32,
 }
 
 /// How many instances each machine may have down by plan at the same time, so that all together stay within
 /// `max_unavailable` and `min_available`. Who has begun goes on; then in the order given, those with broken instances first.
 pub fn turns(shares: &[Share], max_unavailable: u32, min_available: u32) -> Vec<u32> {
     let sum = |of: fn(&Share) -> u32| shares.iter().map(of).sum::<u32>();
-    let mut granted: Vec<u32> = shares.iter().map(|s| s.acting).collect();
-    let mut left = max_unavailable.max(1).saturating_sub(sum(|s| s.acting) + sum(|s| s.away));
-    let mut spare = sum(|s| s.ready).saturating_sub(min_available);
+    let mut granted: Vec<u32> = shares.iter().map(begun).collect();
+    let about_to = sum(|s| begun(s) - s.acting);
+    let mut left = max_unavailable.max(1).saturating_sub(sum(begun) + sum(|s| s.away));
+    let mut spare = sum(|s| s.ready).saturating_sub(min_available + about_to);
     for (share, turns) in shares.iter().zip(&mut granted) {
-        let broken = (share.due - share.due_ready.min(share.due)).min(left);
+        let open = share.acting + share.due - *turns;
+        let broken = (share.due - share.due_ready.min(share.due)).min(left).min(open);
         *turns += broken;
         left -= broken;
     }
     for (share, turns) in shares.iter().zip(&mut granted) {
-        let more = share.due_ready.min(left).min(spare);
+        let open = share.acting + share.due - *turns;
+        let more = share.due_ready.min(left).min(spare).min(open);
         *turns += more;
         left -= more;
         spare -= more;
     }
     granted
+}
+
+/// Instances that are away, or may be at any moment by a turn that was given.
+fn begun(share: &Share) -> u32 {
+    share.acting.max(share.held.min(share.acting + share.due))
 }
 
 #[cfg(test)]
@@ -131,7 +141,7 @@ mod tests {
     }
 
     fn share(ready: u32, due: u32, acting: u32) -> Share {
-        Share { ready, due, due_ready: due.min(ready), acting, away: 0 }
+        Share { ready, due, due_ready: due.min(ready), acting, ..Share::default() }
     }
 
     #[test]
@@ -142,6 +152,8 @@ mod tests {
         assert_eq!(turns(&[share(1, 0, 0), share(1, 1, 0), share(1, 1, 0)], 1, 2), [0, 1, 0]);
         assert_eq!(turns(&all, 2, 0), [1, 1, 0]);
         assert_eq!(turns(&all, 3, 2), [1, 0, 0], "min_available binds first");
+        let second = Share { held: 1, ..share(1, 1, 0) };
+        assert_eq!(turns(&[share(1, 1, 0), second, share(1, 1, 0)], 1, 2), [0, 1, 0], "a turn that was given stays");
         let broken = Share { due: 1, ..Share::default() };
         assert_eq!(turns(&[share(1, 1, 0), broken], 1, 1), [0, 1], "what serves nobody goes first");
         let away = Share { away: 1, ..Share::default() };

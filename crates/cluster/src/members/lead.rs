@@ -60,7 +60,9 @@ pub fn turns(view: &View, limits: impl Fn(&str) -> Option<Limits>) -> Turns {
     for (node, assignment) in &view.assigned {
         let Some(state) = view.states.get(node) else { continue };
         for instance in state.instances.iter().filter(|i| assignment.instances.contains_key(&i.shown.id)) {
-            add(shares.entry(&instance.service).or_default().entry(node).or_default(), instance);
+            let share = shares.entry(&instance.service).or_default().entry(node).or_default();
+            share.held = assignment.turns.get(&instance.service).copied().unwrap_or(0);
+            add(share, instance);
         }
     }
     let mut all = Turns::new();
