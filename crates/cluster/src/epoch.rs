@@ -5,49 +5,67 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Guard, Op, Result, Store, Txn};
 
-const KEY: &str = "/epoch";
+pub const KEY: &str = "/epoch";
 
 /// Attempts against others who raise it at the same time.
 const TRIES: u32 = 16;
 
-#[derive(Serialize, Deserialize)]
-struct Record {
-    version: u32,
-    epoch: u64,
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub version: u32,
+    pub epoch: u64,
+    /// Which store kept it: what another one has of it is a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
+}
+
+impl Record {
+    pub fn read(value: &[u8]) -> Result<Record> {
+        let record: Record =
+            serde_json::from_slice(value).map_err(|e| Error::Record { key: KEY.into(), reason: e.to_string() })?;
+        match record.version {
+            1 => Ok(record),
+            found => Err(Error::NewerRecord { key: KEY.into(), found, known: 1 }),
+        }
+    }
+
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|e| Error::Record { key: KEY.into(), reason: e.to_string() })
+    }
+
+    /// What has to be written instead; `None` when `stored`, read at `revision` from the store `of`, is to be acted under.
+    pub fn after(stored: Option<&Record>, revision: u64, of: Option<&str>, highest: FencingToken) -> Option<Record> {
+        let epoch = stored.map_or(0, |record| record.epoch);
+        let is_ours = stored.is_some_and(|record| record.of.as_deref() == of);
+        let next = epoch.max(highest.epoch) + 1;
+        let is_newest = highest <= FencingToken { epoch, create_revision: revision };
+        (!is_ours || !is_newest).then(|| Record { version: 1, epoch: next, of: of.map(str::to_owned) })
+    }
+}
+
+/// An etcd cluster as records name it; the way `etcdctl` does.
+pub fn name_of(cluster_id: u64) -> String {
+    format!("{cluster_id:x}")
 }
 
 /// The epoch to act under. `found` are the tokens lying about (run directories, token files, plane snapshots): when one
 /// is higher than anything this state can have handed out, the state was recreated or is an old copy, and a new
-/// epoch above all of them starts.
-pub async fn settle(store: &dyn Store, found: impl IntoIterator<Item = FencingToken>) -> Result<u64> {
+/// epoch above all of them starts. So it does when the state was kept by another store than `of`, which names this one
+/// where stores have names: then it is a copy, whether or not anybody has seen a higher token.
+pub async fn settle(store: &dyn Store, of: Option<&str>, found: impl IntoIterator<Item = FencingToken>) -> Result<u64> {
     let highest = found.into_iter().max().unwrap_or_default();
     for _ in 0..TRIES {
         let listing = store.list(KEY.into()).await?;
         let stored = listing.items.into_iter().find(|kv| kv.key == KEY);
-        let (epoch, mod_revision) = match &stored {
-            Some(kv) => (parse(&kv.value)?.epoch, kv.mod_revision),
-            None => (0, 0),
+        let record = stored.as_ref().map(|kv| Record::read(&kv.value)).transpose()?;
+        let Some(next) = Record::after(record.as_ref(), listing.revision, of, highest) else {
+            return Ok(record.map_or(0, |record| record.epoch));
         };
-        let ours = FencingToken { epoch, create_revision: listing.revision };
-        if stored.is_some() && highest <= ours {
-            return Ok(epoch);
-        }
-        let next = epoch.max(highest.epoch) + 1;
-        let value = serde_json::to_vec(&Record { version: 1, epoch: next })
-            .map_err(|e| Error::Record { key: KEY.into(), reason: e.to_string() })?;
-        let txn = Txn::when([Guard::unchanged(KEY, mod_revision)]).then([Op::put(KEY, value)]);
+        let mod_revision = stored.map_or(0, |kv| kv.mod_revision);
+        let txn = Txn::when([Guard::unchanged(KEY, mod_revision)]).then([Op::put(KEY, next.bytes()?)]);
         if store.txn(txn).await?.succeeded {
-            return Ok(next);
+            return Ok(next.epoch);
         }
     }
     Err(Error::Contended { key: KEY.into(), tries: TRIES })
-}
-
-fn parse(value: &[u8]) -> Result<Record> {
-    let record: Record =
-        serde_json::from_slice(value).map_err(|e| Error::Record { key: KEY.into(), reason: e.to_string() })?;
-    match record.version {
-        1 => Ok(record),
-        found => Err(Error::NewerRecord { key: KEY.into(), found, known: 1 }),
-    }
 }

@@ -17,6 +17,7 @@ mod watcher;
 mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use maintenance::{Alarm, EndpointStatus, Member, MemberStatus};
@@ -25,7 +26,7 @@ use serde_json::json;
 pub use versions::{TESTED_VERSIONS, VersionWarning, version_warnings};
 
 use self::client::{Client, Repeat, read_streamed};
-use self::wire::{Done, LeaseAnswer, Namespace, RangeAnswer, TxnAnswer};
+use self::wire::{Done, Header, LeaseAnswer, Namespace, RangeAnswer, TxnAnswer};
 use crate::{Answer, Error, KeyValue, LeaseId, LeaseInfo, Listing, Op, Outcome, Result, Store, Txn, Watch};
 
 /// A handle; clones share connections and log-in.
@@ -38,6 +39,8 @@ struct Inner {
     client: Arc<Client>,
     namespace: Namespace,
     options: Options,
+    /// Id of the cluster whose answers count; 0 before one was chosen.
+    followed: AtomicU64,
 }
 
 impl Etcd {
@@ -45,7 +48,7 @@ impl Etcd {
     pub fn new(options: Options) -> Result<Etcd> {
         let client = Arc::new(Client::new(&options)?);
         let namespace = Namespace(options.key_prefix.clone());
-        Ok(Etcd { inner: Arc::new(Inner { client, namespace, options }) })
+        Ok(Etcd { inner: Arc::new(Inner { client, namespace, options, followed: AtomicU64::new(0) }) })
     }
 
     /// As `new`, and some member must answer: who cannot be reached, or does not accept us, is told at once.
@@ -60,15 +63,45 @@ impl Etcd {
 
     /// Of the whole cluster, read through its quorum.
     pub async fn revision(&self) -> Result<u64> {
+        Ok(self.header().await?.revision)
+    }
+
+    async fn header(&self) -> Result<Header> {
         let (key, range_end) = self.inner.namespace.range("");
         let request = json!({"key": key, "range_end": range_end, "count_only": true});
         let answer: RangeAnswer = self.inner.client.call("/v3/kv/range", &request, Repeat::Yes).await?;
-        Ok(answer.header.revision)
+        Ok(answer.header)
+    }
+
+    /// Id of the cluster that answers now. One that was restored from a copy has another, unless it was given the names
+    /// and the `--initial-cluster-token` that it had.
+    pub async fn cluster_id(&self) -> Result<u64> {
+        Ok(self.header().await?.cluster_id)
+    }
+
+    /// From now on an answer of any other cluster counts as none, so that whoever goes by what one said never acts on what
+    /// another says. Before the first call all answers count.
+    pub fn follow(&self, cluster_id: u64) {
+        self.inner.followed.store(cluster_id, Ordering::Release);
+    }
+
+    /// The cluster that is followed.
+    pub fn followed(&self) -> Option<u64> {
+        Some(self.inner.followed.load(Ordering::Acquire)).filter(|id| *id != 0)
+    }
+
+    /// Whatever was asked may have been done there.
+    fn check(&self, header: &Header) -> Result<()> {
+        match self.followed() {
+            Some(followed) if followed != header.cluster_id => Err(another_cluster()),
+            _ => Ok(()),
+        }
     }
 
     async fn range(&self, key: String, range_end: Option<String>) -> Result<Listing> {
         let request = json!({"key": key, "range_end": range_end.unwrap_or_default()});
         let answer: RangeAnswer = self.inner.client.call("/v3/kv/range", &request, Repeat::Yes).await?;
+        self.check(&answer.header)?;
         Ok(Listing { revision: answer.header.revision, items: self.inner.namespace.key_values(answer.kvs) })
     }
 
@@ -87,6 +120,7 @@ impl Etcd {
             }
             Err(failed) => return Err(failed.into()),
         };
+        self.check(&answer.header)?;
         let misfit = || Error::Unavailable { reason: "an answer that does not fit its transaction".into() };
         self.inner.namespace.outcome(txn, answer).ok_or_else(misfit)
     }
@@ -105,6 +139,10 @@ impl Etcd {
             Err(failed) => Err(failed.into()),
         }
     }
+}
+
+fn another_cluster() -> Error {
+    Error::Unavailable { reason: "another etcd cluster answers than before".into() }
 }
 
 /// etcd does not say which one is missing.
@@ -151,6 +189,7 @@ impl Store for Etcd {
         Box::pin(async move {
             let request = json!({"TTL": seconds(ttl).to_string()});
             let answer: LeaseAnswer = self.inner.client.call("/v3/lease/grant", &request, Repeat::No).await?;
+            self.check(&answer.header)?;
             match positive(answer.ttl) {
                 Some(ttl) if answer.id != 0 => Ok(LeaseInfo { id: LeaseId(answer.id), ttl }),
                 _ => Err(Error::Unavailable { reason: "a lease without id or time to live was granted".into() }),
@@ -163,6 +202,9 @@ impl Store for Etcd {
             let request = json!({"ID": lease.0.to_string()});
             let path = "/v3/lease/keepalive";
             let answer = self.inner.client.call_for::<LeaseAnswer>(path, &request, Repeat::Yes, read_streamed).await;
+            if let Ok(answer) = &answer {
+                self.check(&answer.header)?;
+            }
             match answer {
                 Ok(answer) if answer.id != lease.0 => {
                     Err(Error::Unavailable { reason: "the answer is about another lease".into() })
@@ -189,6 +231,7 @@ impl Store for Etcd {
         Box::pin(async move {
             let options = &self.inner.options;
             let limits = watcher::Limits {
+                followed: self.followed(),
                 silence_max: options.watch_silence_max,
                 stall_max: options.watch_stall_max,
                 queue_max: options.watch_queue_max,

@@ -15,7 +15,7 @@ pub mod lead;
 mod record;
 mod view;
 
-pub use record::{Admin, Assigned, Assignment, Idle, InstanceState, Links, NodeState, Registration, put};
+pub use record::{Admin, Assigned, Assignment, Idle, InstanceState, Links, NodeState, Registration, Under, put};
 pub use view::View;
 
 pub const LEADER: &str = "/leader";

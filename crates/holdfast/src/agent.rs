@@ -142,7 +142,7 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
     let (journal, trouble) = Journal::open(&layout.data_dir, &node.0, journal::Limits::default());
     // A store that was restored or made anew begins an epoch above every token that lies about.
     let tokens = holdfast_services::tokens(&layout.data_dir);
-    let epoch = holdfast_cluster::epoch::settle(&store, tokens).await.map_err(|e| state_failure(layout, &e))?;
+    let epoch = holdfast_cluster::epoch::settle(&store, None, tokens).await.map_err(|e| state_failure(layout, &e))?;
     let life = own_life(layout);
     let records = Records::new(Arc::new(store.clone()));
     let member = join(&records, &node, layout, Arc::new(store.clone())).await?;

@@ -32,7 +32,7 @@ pub struct TownRules {
     /// A watch whose history is gone lists again.
     pub relist: bool,
     /// A store that was set back to an older copy starts a new epoch, whoever notices first: its state names the store that
-    /// kept it. Without, as `cluster::epoch` has it, only an agent that has seen a higher token notices.
+    /// kept it. Without, only an agent that has seen a higher token notices.
     pub new_epoch: bool,
 }
 

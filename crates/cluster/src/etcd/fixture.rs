@@ -181,6 +181,25 @@ impl Cluster {
         self.wait_ready(n);
     }
 
+    /// Stops it and starts it with the data of a copy, as a cluster of another id that answers at the same address.
+    pub fn restore(&mut self, n: usize, snapshot: &Path) {
+        self.kill(n);
+        let (member, data) = (&self.members[n], self.dir().join(&self.members[n].name));
+        fs::remove_dir_all(&data).expect("its data can be removed");
+        let peer = format!("--initial-advertise-peer-urls={}", member.peer_url);
+        self.etcdctl(&[
+            "snapshot",
+            "restore",
+            &snapshot.to_string_lossy(),
+            &format!("--name={}", member.name),
+            &format!("--data-dir={}", data.display()),
+            &format!("--initial-cluster={}={}", member.name, member.peer_url),
+            "--initial-cluster-token=restored",
+            &peer,
+        ]);
+        self.restart(n);
+    }
+
     /// It keeps its sockets and answers nobody.
     pub fn pause(&self, n: usize) {
         self.signal(n, SIGSTOP);

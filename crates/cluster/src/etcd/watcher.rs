@@ -27,6 +27,8 @@ const RECONNECT: Backoff =
     Backoff { base: Duration::from_millis(20), factor: 2.0, max: Duration::from_secs(5), jitter: 0.3 };
 
 pub(super) struct Limits {
+    /// No other cluster is watched.
+    pub followed: Option<u64>,
     pub silence_max: Duration,
     pub stall_max: Duration,
     pub queue_max: usize,
@@ -42,6 +44,9 @@ pub(super) async fn start(
 ) -> Result<Watch> {
     let (key, range_end) = namespace.range(prefix);
     let now: RangeAnswer = client.call("/v3/kv/range", &probe(&key, &range_end), Repeat::Yes).await?;
+    if limits.followed.is_some_and(|followed| followed != now.header.cluster_id) {
+        return Err(super::another_cluster());
+    }
     let (events, receiver) = mpsc::channel(limits.queue_max.max(1));
     let next = if from == 0 { now.header.revision.saturating_add(1) } else { from };
     let task = Task {

@@ -260,6 +260,7 @@ pub(super) struct Done {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct LeaseAnswer {
+    pub header: Header,
     #[serde(rename = "ID", deserialize_with = "signed", default)]
     pub id: i64,
     /// Seconds; nothing or less when the lease is over.

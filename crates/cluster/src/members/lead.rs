@@ -30,9 +30,10 @@ pub fn assigned(now: Timestamp, wall_ms: u64, view: &View) -> Vec<placement::Ass
         for (name, told) in &assignment.instances {
             let Ok(instance) = name.parse::<InstanceId>() else { continue };
             let state = view.states.get(node).and_then(|s| s.instances.iter().find(|i| i.shown.id == *name));
+            let current = view.states.get(node).is_some_and(|s| view.is_current(node, s.under));
             let age = Duration::from_millis(wall_ms.saturating_sub(told.since_wall_ms));
             all.push(placement::Assigned {
-                ready: state.is_some_and(|s| s.able || is_well(s)),
+                ready: current && state.is_some_and(|s| s.able || is_well(s)),
                 failures: state.map_or(0, |s| s.failures),
                 duty: state.map_or(Duty::Replica, duty),
                 ..placement::Assigned::new(instance, node, now - age)
@@ -62,7 +63,7 @@ pub fn turns(view: &View, limits: impl Fn(&str) -> Option<Limits>) -> Turns {
         for instance in state.instances.iter().filter(|i| assignment.instances.contains_key(&i.shown.id)) {
             let share = shares.entry(&instance.service).or_default().entry(node).or_default();
             share.held = assignment.turns.get(&instance.service).copied().unwrap_or(0);
-            add(share, instance);
+            add(share, instance, view.is_current(node, state.under));
         }
     }
     let mut all = Turns::new();
@@ -78,8 +79,8 @@ pub fn turns(view: &View, limits: impl Fn(&str) -> Option<Limits>) -> Turns {
     all
 }
 
-fn add(share: &mut Share, instance: &InstanceState) {
-    let ready = is_well(instance);
+fn add(share: &mut Share, instance: &InstanceState, current: bool) {
+    let ready = current && is_well(instance);
     share.ready += u32::from(ready);
     share.acting += u32::from(instance.acting);
     share.due += u32::from(instance.due);

@@ -81,11 +81,23 @@ pub struct Assigned {
     pub since_wall_ms: u64,
 }
 
+/// Under which lease of its machine, and in which epoch of the store, something was said. What was said before the machine
+/// lost its power, or stands in an older copy of the store, is how things were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Under {
+    pub epoch: u64,
+    /// Revision at which the key of the machine's lease was created.
+    pub alive: u64,
+}
+
 /// What runs on a machine, as its own agent sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NodeState {
     #[serde(default)]
     pub version: u32,
+    /// Missing where an earlier release wrote it.
+    #[serde(default)]
+    pub under: Option<Under>,
     /// Revision of the configuration that is in force there.
     #[serde(default)]
     pub revision: u64,
@@ -146,6 +158,9 @@ pub struct InstanceState {
 pub struct Links {
     #[serde(default)]
     pub version: u32,
+    /// Missing where an earlier release wrote it.
+    #[serde(default)]
+    pub under: Option<Under>,
     #[serde(default)]
     pub silent: BTreeSet<String>,
     #[serde(default)]

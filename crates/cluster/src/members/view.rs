@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use super::record::{Admin, Assignment, Links, NodeState, Registration, read};
+use super::record::{Admin, Assignment, Links, NodeState, Registration, Under, read};
 use super::{ADMIN, ALIVE, ASSIGNED, LEADER, LINKS, NODE, RESTART, STATE};
 use crate::authority::{AUTHORITY, RENEWAL};
 use crate::election::Holder;
 use crate::keys::{KEY, Record as Key};
 use crate::records::{DESIRED, Desired, PAUSE, Pause, SCALE, codec};
-use crate::{Change, Event, KeyValue, Listing};
+use crate::{Change, Event, KeyValue, Listing, Result, epoch};
 
 /// As of `revision`; cheap to copy. A record that cannot be read is left as it was, and told in the log.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,7 +24,10 @@ pub struct View {
     pub pauses: BTreeMap<String, Pause>,
     pub nodes: BTreeMap<String, Arc<Registration>>,
     pub admin: BTreeMap<String, Arc<Admin>>,
-    pub alive: BTreeSet<String>,
+    /// Machines whose lease lives, with the revision at which it was taken.
+    pub alive: BTreeMap<String, u64>,
+    /// Of fencing tokens; 0 before the first.
+    pub epoch: u64,
     pub leader: Option<Holder>,
     pub assigned: BTreeMap<String, Arc<Assignment>>,
     pub states: BTreeMap<String, Arc<NodeState>>,
@@ -44,6 +47,18 @@ impl View {
         let mut view = View { revision: listing.revision, ..View::default() };
         listing.items.iter().for_each(|kv| view.put(kv));
         view
+    }
+
+    /// What a machine says now stands under this; `None` while it has no lease.
+    pub fn under(&self, node: &str) -> Option<Under> {
+        Some(Under { epoch: self.epoch, alive: *self.alive.get(node)? })
+    }
+
+    /// What a machine said tells how things are; otherwise how they were before it, or the store, was lost. A machine that
+    /// has lost its lease, and no more, may well be as it said.
+    pub fn is_current(&self, node: &str, said: Option<Under>) -> bool {
+        let lives_on = |under: Under| self.alive.get(node).is_none_or(|alive| *alive == under.alive);
+        said.is_none_or(|under| under.epoch == self.epoch && lives_on(under))
     }
 
     /// False when the watch is over and the view must be made anew.
@@ -73,6 +88,8 @@ impl View {
             take(key, value, |d| self.desired = Some((d, kv.mod_revision)));
         } else if key == LEADER {
             take(key, value, |holder| self.leader = Some(holder));
+        } else if key == epoch::KEY {
+            take_as(key, epoch::Record::read(value), |record| self.epoch = record.epoch);
         } else if let Some(name) = key.strip_prefix(SCALE) {
             take(key, value, |n: codec::Number| {
                 self.scales.insert(name.to_owned(), u32::try_from(n.value).unwrap_or(u32::MAX));
@@ -84,7 +101,7 @@ impl View {
         } else if let Some(name) = key.strip_prefix(ADMIN) {
             take(key, value, |admin| drop(self.admin.insert(name.to_owned(), Arc::new(admin))));
         } else if let Some(name) = key.strip_prefix(ALIVE) {
-            self.alive.insert(name.to_owned());
+            self.alive.insert(name.to_owned(), kv.create_revision);
         } else if let Some(name) = key.strip_prefix(ASSIGNED) {
             take(key, value, |assigned| drop(self.assigned.insert(name.to_owned(), Arc::new(assigned))));
         } else if let Some(name) = key.strip_prefix(STATE) {
@@ -137,7 +154,11 @@ impl View {
 }
 
 fn take<T: DeserializeOwned>(key: &str, value: &[u8], then: impl FnOnce(T)) {
-    match read(key, value) {
+    take_as(key, read(key, value), then);
+}
+
+fn take_as<T>(key: &str, record: Result<T>, then: impl FnOnce(T)) {
+    match record {
         Ok(record) => then(record),
         Err(error) => tracing::warn!(key, %error, "a record of the cluster cannot be read; it counts as it was"),
     }
@@ -164,8 +185,25 @@ mod tests {
         assert!(view.apply(&Event::Changes { revision: 8, changes: vec![Change::Put(alive)] }));
         let gone = Change::Delete { key: "/admin/n1".into() };
         assert!(view.apply(&Event::Changes { revision: 9, changes: vec![gone] }));
-        assert!(view.admin.is_empty() && view.alive.contains("n2") && view.revision == 9);
+        assert!(view.admin.is_empty() && view.alive.contains_key("n2") && view.revision == 9);
         assert!(!view.apply(&Event::Compacted { compacted: 4 }) && !view.apply(&Event::Lost));
+    }
+
+    #[test]
+    fn what_was_said_before_a_lease_or_an_epoch_began_is_how_things_were() {
+        let epoch = |epoch| kv(Op::put(epoch::KEY, format!(r#"{{"version":1,"epoch":{epoch}}}"#)), 2);
+        let alive = |revision| kv(Op::put("/alive/n1", "{}"), revision);
+        let mut view = View::of(&Listing { items: vec![epoch(1), alive(3)], revision: 7 });
+        let said = view.under("n1");
+        assert_eq!(said, Some(Under { epoch: 1, alive: 3 }));
+        assert!(view.is_current("n1", said) && view.is_current("n1", None));
+        let mut then = |change| {
+            view.apply(&Event::Changes { revision: 9, changes: vec![change] });
+            view.is_current("n1", said)
+        };
+        assert!(then(Change::Delete { key: "/alive/n1".into() }), "it lost its lease, and no more");
+        assert!(!then(Change::Put(alive(9))), "it was away");
+        assert!(!then(Change::Put(epoch(2))) && view.under("n2").is_none());
     }
 
     #[test]

@@ -170,10 +170,13 @@ pub(crate) async fn a_holder_whose_clock_jumped_past_its_deadline_stops_before_a
 
 pub(crate) async fn the_epoch_rises_above_every_token_found(store: Arc<dyn Store>, recreated: Arc<dyn Store>) {
     let token = |epoch, create_revision| FencingToken { epoch, create_revision };
-    assert_eq!(epoch::settle(&*store, []).await.unwrap(), 1);
-    assert_eq!(epoch::settle(&*store, [token(1, 1)]).await.unwrap(), 1, "one of our own");
-    assert_eq!(epoch::settle(&*store, [token(1, 1_000_000)]).await.unwrap(), 2, "restored from an older copy");
-    assert_eq!(epoch::settle(&*store, [token(7, 5), token(3, 9)]).await.unwrap(), 8);
-    assert_eq!(epoch::settle(&*store, [token(8, 2)]).await.unwrap(), 8);
-    assert_eq!(epoch::settle(&*recreated, [token(8, 2)]).await.unwrap(), 9);
+    assert_eq!(epoch::settle(&*store, None, []).await.unwrap(), 1);
+    assert_eq!(epoch::settle(&*store, None, [token(1, 1)]).await.unwrap(), 1, "one of our own");
+    assert_eq!(epoch::settle(&*store, None, [token(1, 1_000_000)]).await.unwrap(), 2, "restored from an older copy");
+    assert_eq!(epoch::settle(&*store, None, [token(7, 5), token(3, 9)]).await.unwrap(), 8);
+    assert_eq!(epoch::settle(&*store, None, [token(8, 2)]).await.unwrap(), 8);
+    assert_eq!(epoch::settle(&*recreated, None, [token(8, 2)]).await.unwrap(), 9);
+    assert_eq!(epoch::settle(&*recreated, Some("a"), []).await.unwrap(), 10, "nobody knows who kept it");
+    assert_eq!(epoch::settle(&*recreated, Some("a"), [token(9, 2)]).await.unwrap(), 10);
+    assert_eq!(epoch::settle(&*recreated, Some("b"), []).await.unwrap(), 11, "a copy, whoever has seen what");
 }

@@ -93,7 +93,7 @@ pub(crate) struct Member {
     /// Why this machine is not a member at present.
     trouble: Mutex<Option<String>>,
     token: Mutex<FencingToken>,
-    /// Of the shared store; 0 while it is not known.
+    /// Of the shared store that is followed; 0 while it is not known, and then nothing is claimed.
     pub(crate) epoch: Arc<AtomicU64>,
     /// It was a member under its name at least once: nobody else is.
     admitted: AtomicBool,
@@ -154,7 +154,7 @@ impl Member {
             contact: AtomicU64::new(0),
             trouble: Mutex::new(None),
             leading: Mutex::new(None),
-            epoch: Arc::new(AtomicU64::new(token.epoch)),
+            epoch: Arc::default(),
             admitted: AtomicBool::new(false),
             token: Mutex::new(token),
         })))
@@ -209,7 +209,6 @@ impl Member {
                 return;
             }
             *known = token;
-            self.epoch.store(token.epoch, Ordering::Release);
         }
         if let Err(error) = self.local.txn(Txn::always([Op::put(TOKEN, token.to_string())])).await {
             tracing::warn!(%error, "the highest token is not kept");

@@ -6,6 +6,8 @@
 #[allow(dead_code)]
 mod proof;
 
+#[path = "../it/standby/roles.rs"]
+mod roles;
 mod told;
 mod town;
 
@@ -16,4 +18,5 @@ mod lead;
 mod page;
 mod power;
 mod quiet;
+mod standby;
 mod store;

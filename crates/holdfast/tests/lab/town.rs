@@ -261,10 +261,14 @@ impl Town {
 
     /// One GET from the client through a machine's balancer.
     pub(crate) fn get(&self, n: usize, path: &str) -> Option<String> {
+        self.get_within(n, path, ANSWER_LIMIT)
+    }
+
+    pub(crate) fn get_within(&self, n: usize, path: &str, limit: Duration) -> Option<String> {
         let target = format!("{}:{PORT}", self.lab.machine(n).addr()).parse().expect("an address");
         let ask = || -> std::io::Result<String> {
-            let mut stream = std::net::TcpStream::connect_timeout(&target, ANSWER_LIMIT)?;
-            stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+            let mut stream = std::net::TcpStream::connect_timeout(&target, limit)?;
+            stream.set_read_timeout(Some(limit))?;
             write!(stream, "GET {path} HTTP/1.1\r\nHost: town\r\nConnection: close\r\n\r\n")?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;

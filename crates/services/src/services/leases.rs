@@ -130,8 +130,8 @@ struct Keeper {
     held: BTreeMap<InstanceId, Held>,
 }
 
-enum Answer {
-    Holds(Held),
+enum Answer<T> {
+    Holds(T),
     /// Somebody else.
     Taken(String),
 }
@@ -150,11 +150,7 @@ impl Keeper {
                 Ask::Hold { instance, shared, timings, asked } => {
                     let sent = clock::now();
                     let event = match self.hold(&instance, shared, timings).await {
-                        Ok(Answer::Holds(held)) => {
-                            let token = FencingToken {
-                                epoch: self.epoch.load(Ordering::Acquire),
-                                create_revision: held.revision,
-                            };
+                        Ok(Answer::Holds(token)) => {
                             let owed = if shared { self.owed_by_others(&instance).await } else { Ok(Vec::new()) };
                             match owed {
                                 Ok(owed) => {
@@ -190,10 +186,28 @@ impl Keeper {
         }
     }
 
-    async fn hold(&mut self, instance: &InstanceId, shared: bool, timings: Timings) -> Result<Answer, Error> {
-        if self.epoch.load(Ordering::Acquire) == 0 {
+    /// A token says under which epoch its revision was handed out: an answer during which that changed counts as none.
+    async fn hold(
+        &mut self,
+        instance: &InstanceId,
+        shared: bool,
+        timings: Timings,
+    ) -> Result<Answer<FencingToken>, Error> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if epoch == 0 {
             return Err(Error::Unavailable { reason: "the epoch of the store is not known yet".into() });
         }
+        let answer = self.take(instance, shared, timings).await?;
+        if self.epoch.load(Ordering::Acquire) != epoch {
+            return Err(Error::Unavailable { reason: "another store, or an older copy, answers than before".into() });
+        }
+        Ok(match answer {
+            Answer::Holds(held) => Answer::Holds(FencingToken { epoch, create_revision: held.revision }),
+            Answer::Taken(holder) => Answer::Taken(holder),
+        })
+    }
+
+    async fn take(&mut self, instance: &InstanceId, shared: bool, timings: Timings) -> Result<Answer<Held>, Error> {
         if let Some(held) = self.held.get(instance).copied() {
             match self.store.keep_alive(held.lease).await {
                 Ok(_) => return Ok(Answer::Holds(held)),

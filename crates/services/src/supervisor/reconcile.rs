@@ -318,7 +318,8 @@ impl Supervisor {
             return;
         }
         // Its lease was lost and won again: the shim would start the program under the token of before, which receivers refuse.
-        let outdated = state.phase == ShimPhase::Starting && state.token.is_some() && i.token > state.token;
+        // That the program of before is dead may not have been heard yet.
+        let outdated = state.token.is_some() && i.token > state.token;
         if outdated && !shared {
             if i.leave.is_none() {
                 self.begin_leave(now, i, Why::Unleased, Then::End);

@@ -69,6 +69,8 @@ pub(crate) struct Member {
     pub(crate) machine: standby::Member<FencingToken>,
     /// When it last gave the lease back: what was asked before says nothing.
     pub(crate) released: Option<Timestamp>,
+    /// Under which token it held it: news of that lease are old.
+    pub(crate) gave_back: Option<FencingToken>,
     /// Earlier holders that may still be active.
     pub(crate) owed: Vec<String>,
     /// Since when it could claim the free lease.

@@ -31,7 +31,6 @@ pub(super) enum Ask {
 }
 
 pub(super) struct Agent {
-    pub(super) began: Timestamp,
     pub(super) supervisor: Supervisor,
     pub(super) published: BTreeMap<InstanceId, (Incarnation, EndpointState)>,
     pub(super) member: Member,
@@ -65,7 +64,6 @@ impl Town {
         let kept = machine.kept.clone();
         let carried = machine.address.is_some();
         machine.agent = Some(Agent {
-            began: local,
             supervisor: Supervisor::new(self.rules.supervisor, seed),
             published: BTreeMap::new(),
             member: Member::new(local, &machine.name, machine.token),
@@ -209,7 +207,7 @@ impl Town {
 
     fn command(&mut self, m: usize, instance: InstanceId, incarnation: Incarnation, request: Request) {
         if let Request::Activate(token) = request {
-            self.judge_token(m, &instance, token);
+            self.note_token(&instance, token);
         }
         let mut wait = ms(self.rng.below(3));
         if !self.calm && self.rng.below(30) == 0 {
@@ -223,7 +221,7 @@ impl Town {
         let text = format!("{name} {}: launch of generation {}", launch.instance, launch.generation);
         self.note(text);
         if let Some(token) = launch.token.filter(|_| matches!(launch.role, Role::None | Role::Active)) {
-            self.judge_token(m, &launch.instance, token);
+            self.note_token(&launch.instance, token);
         }
         let mut wait = ms(2 + self.rng.below(20));
         if !self.calm && self.rng.below(40) == 0 {

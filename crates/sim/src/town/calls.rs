@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cluster::{Event as Told, Guard, KeyValue, LeaseId, Listing, Op, Txn};
+use holdfast_cluster::{Event as Told, Guard, KeyValue, LeaseId, Listing, Op, Txn, epoch};
 use holdfast_policy::lease::FencingToken;
 use holdfast_policy::{InstanceId, Timestamp};
 use holdfast_services::supervisor::{Event, Holder};
 
 use super::world::Town;
 
-const EPOCH: &str = "/epoch";
 const FENCED: &str = "/fenced/";
 const STANDBY: &str = "/standby/";
 
@@ -145,17 +144,14 @@ impl Town {
     /// A new one starts when the agent has seen a higher token than this state can have handed out, and when the state was
     /// kept by another store than this: then it is an older copy, whoever knows of it.
     fn settle_epoch(&mut self, known: FencingToken) -> u64 {
-        let text = self.store.get(EPOCH).map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
-        let stored = text.as_deref().and_then(|t| t.split_once(' ')).and_then(|(e, of)| Some((e.parse().ok()?, of)));
-        let (epoch, of): (u64, &str) = stored.unwrap_or((0, ""));
-        let cluster = self.store.cluster.to_string();
-        let ours = FencingToken { epoch, create_revision: self.store.revision() };
-        if text.is_some() && known <= ours && (of == cluster || !self.rules.new_epoch) {
-            return epoch;
-        }
-        let next = epoch.max(known.epoch) + 1;
-        self.store.txn(&Txn::always([Op::put(EPOCH, format!("{next} {cluster}"))]));
-        next
+        let stored = self.store.get(epoch::KEY).and_then(|kv| epoch::Record::read(&kv.value).ok());
+        let of = self.rules.new_epoch.then(|| epoch::name_of(self.store.cluster));
+        let Some(next) = epoch::Record::after(stored.as_ref(), self.store.revision(), of.as_deref(), known) else {
+            return stored.map_or(0, |record| record.epoch);
+        };
+        let Ok(value) = next.bytes() else { return 0 };
+        self.store.txn(&Txn::always([Op::put(epoch::KEY, value)]));
+        next.epoch
     }
 
     fn is_followed(&self, m: usize) -> bool {

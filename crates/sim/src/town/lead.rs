@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cluster::members::{ASSIGNED, LEADER, Registration, View, lead, put};
+use holdfast_cluster::members::{ASSIGNED, LEADER, Links, Registration, View, lead, put};
 use holdfast_cluster::{Guard, Op, Txn};
 use holdfast_policy::membership::{Admin, Event, Hold, Lease, Link, Membership, State};
 use holdfast_policy::placement::{self, Cluster, Plan, Planner, Step};
@@ -80,7 +80,7 @@ impl Leader {
                 changes.extend(membership.handle(local, event));
             }
             let node = NodeId::from(name.as_str());
-            let leased = view.alive.contains(name);
+            let leased = view.alive.contains_key(name);
             if (fresh || leased) && self.leased.insert(name.clone(), leased) != Some(leased) {
                 let lease = if leased { Lease::Present } else { Lease::Gone };
                 changes.extend(membership.handle(local, Event::Lease { node: node.clone(), lease }));
@@ -96,7 +96,10 @@ impl Leader {
         }
         if fresh {
             let at = local - Duration::from_millis(500);
-            for (by, links) in view.links.iter().filter(|(by, _)| **by != *self.me.0 && view.alive.contains(*by)) {
+            let speaks = |by: &String, links: &Links| {
+                **by != *self.me.0 && view.alive.contains_key(by) && view.is_current(by, links.under)
+            };
+            for (by, links) in view.links.iter().filter(|(by, links)| speaks(by, links)) {
                 let of =
                     [(&links.answers, Link::Answers), (&links.silent, Link::Silent), (&links.refused, Link::Refused)];
                 for (nodes, link) in of {

@@ -116,8 +116,8 @@ pub(super) struct Member {
     pub(super) heard: BTreeMap<String, Heard>,
     look_at: Timestamp,
     /// What was heard is not told yet.
-    links_new: bool,
-    links_sent: Option<u64>,
+    links_told: Option<Links>,
+    links_sent: Option<(u64, Links)>,
     follow: Follow,
     fetch: Option<u64>,
     fetch_at: Timestamp,
@@ -149,7 +149,7 @@ impl Member {
             admitted: false,
             heard: BTreeMap::new(),
             look_at: local,
-            links_new: false,
+            links_told: None,
             links_sent: None,
             follow: Follow::Idle(local),
             fetch: None,
@@ -183,7 +183,7 @@ impl Member {
 
     fn wants_lead(&self) -> bool {
         let free = self.view.leader.as_ref().is_none_or(|holder| holder.node == self.name);
-        self.fresh && self.view.alive.contains(&self.name) && free
+        self.fresh && self.view.alive.contains_key(&self.name) && free
     }
 
     pub(super) fn next_deadline(&self, _: Timestamp) -> Timestamp {
@@ -257,20 +257,28 @@ impl Town {
             let Some(member) = self.member(m).filter(|member| member.view.nodes.contains_key(&name)) else { continue };
             let before = member.heard.insert(name, Heard { link, at: local });
             let same = before.is_some_and(|known| known.link == link);
-            (member.changed, member.links_new) = (member.changed || !same, member.links_new || !same);
+            member.changed |= !same;
         }
         let Some(member) = self.member(m) else { return };
         let renewed = member.leader.is_some();
-        if member.links_new && member.links_sent.is_none() {
+        if member.links_sent.is_none() {
             let of = |link: Link| -> BTreeSet<String> {
                 member.heard.iter().filter(|(_, h)| h.link == link).map(|(name, _)| name.clone()).collect()
             };
-            let links =
-                Links { version: 1, silent: of(Link::Silent), refused: of(Link::Refused), answers: of(Link::Answers) };
-            let Ok(op) = put(LINKS, &member.name, &links) else { return };
-            let id = self.ask(m, Call::Txn(Txn::always([op])));
-            if let Some(member) = self.member(m) {
-                (member.links_sent, member.links_new) = (Some(id), false);
+            let links = Links {
+                version: 1,
+                under: member.view.under(&member.name),
+                silent: of(Link::Silent),
+                refused: of(Link::Refused),
+                answers: of(Link::Answers),
+            };
+            let stored = !member.fresh || member.view.links.contains_key(&member.name);
+            if member.links_told.as_ref() != Some(&links) || !stored {
+                let Ok(op) = put(LINKS, &member.name, &links) else { return };
+                let id = self.ask(m, Call::Txn(Txn::always([op])));
+                if let Some(member) = self.member(m) {
+                    member.links_sent = Some((id, links));
+                }
             }
         }
         if renewed {
@@ -388,8 +396,8 @@ impl Town {
             if let Reply::Fetched(told) = reply {
                 self.take(m, told);
             }
-        } else if member.links_sent.take_if(|asked| *asked == id).is_some() {
-            member.links_new |= !done;
+        } else if let Some((_, links)) = member.links_sent.take_if(|(asked, _)| *asked == id) {
+            member.links_told = done.then_some(links);
         } else if let Some((_, state)) = member.state_sent.take_if(|(asked, _)| *asked == id) {
             member.state_told = done.then_some(state);
         } else if member.registering == Some(id) {
@@ -543,7 +551,7 @@ impl Town {
     fn report(&mut self, m: usize, local: Timestamp) {
         let Some(member) = self.member(m).filter(|member| member.report_at <= local) else { return };
         member.report_at = local + REPORT_EVERY;
-        if !member.fresh || !member.view.alive.contains(&member.name) || member.state_sent.is_some() {
+        if !member.fresh || !member.view.alive.contains_key(&member.name) || member.state_sent.is_some() {
             return;
         }
         let (name, stored) = (member.name.clone(), member.view.states.contains_key(&member.name));
@@ -587,7 +595,8 @@ impl Town {
                 });
             }
         }
-        NodeState { version: 1, revision: 1, instances, ..NodeState::default() }
+        let under = agent.member.view.under(&machine.name);
+        NodeState { version: 1, under, revision: 1, instances, ..NodeState::default() }
     }
 
     /// This machine's share, with what is known of the rest.
@@ -598,7 +607,8 @@ impl Town {
         let mut placement = kept_share(&services, &own);
         for (node, state) in member.view.states.iter().filter(|(node, _)| **node != member.name) {
             let answers = member.heard.get(node).is_some_and(|h| h.link == Link::Answers);
-            if member.fresh && !member.view.alive.contains(node) && !answers {
+            let doubtful = member.fresh && !member.view.alive.contains_key(node) && !answers;
+            if doubtful || !member.view.is_current(node, state.under) {
                 continue;
             }
             for instance in &state.instances {

@@ -1,8 +1,10 @@
 //! Status, members, alarms, defragmenting and copies.
 
+use std::time::Duration;
+
 use holdfast_cluster::etcd::fixture::{self, Cluster, Spec};
 use holdfast_cluster::etcd::{Etcd, version_warnings};
-use holdfast_cluster::{Op, Store, Txn};
+use holdfast_cluster::{Error, Event, Op, Store, Txn, epoch};
 
 use crate::roles::soon;
 
@@ -112,4 +114,35 @@ async fn a_copy_is_whole_and_can_be_restored() {
     assert!(restored.join("member/snap/db").is_file());
     let unknown = etcd.snapshot("http://127.0.0.1:1", &file).await.unwrap_err();
     assert_eq!(unknown.code(), "HF0425", "{unknown}");
+}
+
+#[tokio::test]
+async fn a_restored_copy_is_another_store_until_it_is_followed() {
+    let mut cluster = Cluster::start(Spec::new(1));
+    let etcd = Etcd::open(cluster.options()).await.unwrap();
+    let first = etcd.cluster_id().await.unwrap();
+    etcd.follow(first);
+    let settle = |id| {
+        let etcd = etcd.clone();
+        async move { epoch::settle(&etcd, Some(&epoch::name_of(id)), []).await }
+    };
+    assert_eq!(settle(first).await.unwrap(), 1);
+    let file = cluster.dir().join("copy.db");
+    soon(etcd.snapshot(&cluster.endpoints().remove(0), &file)).await.unwrap();
+    let mut watch = etcd.watch("/a".into(), 0).await.unwrap();
+    cluster.restore(0, &file);
+
+    let unavailable = |error: Error| assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    unavailable(etcd.get("/a".into()).await.unwrap_err());
+    unavailable(etcd.txn(Txn::always([Op::put("/a", "1")])).await.unwrap_err());
+    unavailable(etcd.grant(Duration::from_secs(5)).await.unwrap_err());
+    unavailable(etcd.watch("/a".into(), 0).await.unwrap_err());
+    unavailable(settle(first).await.unwrap_err());
+    assert_eq!(soon(watch.next()).await, Event::Lost);
+
+    let second = etcd.cluster_id().await.unwrap();
+    assert_ne!(first, second);
+    etcd.follow(second);
+    assert_eq!(settle(second).await.unwrap(), 2, "nobody has seen a higher token, and still it is a copy");
+    etcd.txn(Txn::always([Op::put("/a", "1")])).await.unwrap();
 }

@@ -33,7 +33,7 @@ pub(super) async fn run(member: Arc<Member>, core: Arc<Core>) {
         // Who is no member leads nobody.
         let mut seen = member.watch_seen();
         let name = member.name.to_string();
-        let is_member = seen.wait_for(|s| s.fresh && s.view.alive.contains(&name));
+        let is_member = seen.wait_for(|s| s.fresh && s.view.alive.contains_key(&name));
         if is_member.await.is_err() {
             return;
         }

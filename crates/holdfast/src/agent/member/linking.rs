@@ -135,8 +135,11 @@ async fn tell(member: Arc<Member>) {
     let mut heard = member.watch_heard();
     let mut told: Option<Links> = None;
     loop {
-        let now = links(&heard.borrow_and_update());
-        if told.as_ref() != Some(&now)
+        let seen = member.seen();
+        let now = Links { under: seen.view.under(&member.name.0), ..links(&heard.borrow_and_update()) };
+        // A store that lost everything has lost this too.
+        let stored = !seen.fresh || seen.view.links.contains_key(&*member.name.0);
+        if (told.as_ref() != Some(&now) || !stored)
             && let Ok(op) = put(LINKS, &member.name.0, &now)
             && member.store.txn(Txn::always([op])).await.is_ok()
         {
@@ -152,5 +155,5 @@ fn links(heard: &BTreeMap<String, Heard>) -> Links {
     let of = |link: Link| -> BTreeSet<String> {
         heard.iter().filter(|(_, h)| h.link == link).map(|(name, _)| name.clone()).collect()
     };
-    Links { version: 1, silent: of(Link::Silent), refused: of(Link::Refused), answers: of(Link::Answers) }
+    Links { version: 1, under: None, silent: of(Link::Silent), refused: of(Link::Refused), answers: of(Link::Answers) }
 }

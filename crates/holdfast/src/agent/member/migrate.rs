@@ -35,7 +35,8 @@ pub(crate) async fn run(core: &Arc<Core>, config: &Config, request: &Apply, name
     }
     // Above everything that this machine has handed out, so that no token ever goes back.
     let known = FencingToken { epoch: core.epoch, create_revision: u64::MAX };
-    epoch::settle(&etcd, [known]).await.map_err(|e| store_failure(&e))?;
+    let of = etcd.cluster_id().await.map_err(|e| store_failure(&e))?;
+    epoch::settle(&etcd, Some(&epoch::name_of(of)), [known]).await.map_err(|e| store_failure(&e))?;
     let since_wall_ms = clock::wall_ms();
     let status = core.services.status();
     let ours = status.services.values().filter(|s| !s.internal && !s.removed).flat_map(|s| &s.instances);

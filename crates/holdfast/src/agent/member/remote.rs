@@ -25,7 +25,7 @@ pub(crate) struct Remote {
 
 /// Neither source speaks for the machine. A store that is away says nothing about anybody.
 fn is_doubtful(seen: &Seen, heard: &BTreeMap<String, Heard>, node: &str) -> bool {
-    seen.fresh && !seen.view.alive.contains(node) && heard.get(node).is_none_or(|h| h.link != Link::Answers)
+    seen.fresh && !seen.view.alive.contains_key(node) && heard.get(node).is_none_or(|h| h.link != Link::Answers)
 }
 
 /// What other machines run of what they were told to, and what they are draining.
@@ -47,7 +47,7 @@ impl Member {
         let seen = self.seen();
         let own = *node == *self.name.0;
         let link = if own { Some(Link::Answers) } else { self.heard().get(node).map(|heard| heard.link) };
-        match (seen.view.alive.contains(node), link) {
+        match (seen.view.alive.contains_key(node), link) {
             (true, Some(Link::Answers | Link::Unproven)) => "ready",
             (false, None | Some(Link::Silent | Link::Refused)) if seen.fresh => "lost",
             _ => "suspect",
@@ -111,8 +111,8 @@ pub(crate) fn placement(member: &Member, config: &Config) -> Placement {
     let own = seen.view.assigned.get(&*member.name.0).cloned().unwrap_or_default();
     let mut placement = of(config, &own);
     for (node, state) in others(&seen.view, member) {
-        let doubtful = is_doubtful(&seen, &heard, node);
-        for instance in state.instances.iter().filter(|_| !doubtful) {
+        let counts = !is_doubtful(&seen, &heard, node) && seen.view.is_current(node, state.under);
+        for instance in state.instances.iter().filter(|_| counts) {
             let Some(placed) = placement.get_mut(instance.service.as_str()) else { continue };
             count(&mut placed.elsewhere, instance);
         }

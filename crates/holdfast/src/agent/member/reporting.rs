@@ -28,7 +28,7 @@ pub(super) async fn run(member: Arc<Member>, core: Arc<Core>) {
     loop {
         let seen = member.seen();
         // Somebody else's state must not be written over, nor a store that knows nothing yet of who is a member.
-        let is_member = seen.view.alive.contains(&*member.name.0) && seen.fresh;
+        let is_member = seen.view.alive.contains_key(&*member.name.0) && seen.fresh;
         let mut pause = LOOK_EVERY;
         if is_member {
             let now = state(&member, &core);
@@ -100,6 +100,7 @@ fn state(member: &Member, core: &Core) -> NodeState {
     }
     NodeState {
         version: 1,
+        under: member.seen().view.under(&member.name.0),
         revision: core.in_force().map_or(0, |f| f.desired.revision),
         instances,
         planes: view::planes_in_force(core),

@@ -1,6 +1,7 @@
 //! Keeps the view of the shared store: list, watch from there, and again when the watch ends.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_cluster::members::View;
@@ -62,6 +63,7 @@ async fn tell_contact(member: Arc<Member>, core: Arc<Core>) {
 
 /// One list and the watch after it, until that ends.
 async fn round(member: &Member, core: &Core) -> Result<(), Error> {
+    follow(member).await?;
     let listing = member.store.list(String::new()).await?;
     member.touch();
     notice_older_copy(member, core, listing.revision).await?;
@@ -90,17 +92,29 @@ impl Member {
     }
 }
 
+/// Another cluster than before may be an older copy of it: nothing is claimed there before its epoch is known.
+async fn follow(member: &Member) -> Result<(), Error> {
+    let answers = member.etcd.cluster_id().await?;
+    if member.etcd.followed() != Some(answers) {
+        member.epoch.store(0, Ordering::Release);
+        member.etcd.follow(answers);
+    }
+    Ok(())
+}
+
 /// A store that was set back to an older copy would hand out tokens a second time: a new epoch starts above all of them.
 async fn notice_older_copy(member: &Member, core: &Core, revision: u64) -> Result<(), Error> {
     // Any token up to what was seen may have been handed out.
     let known = member.newest(member.seen().view.revision).max(member.highest_token());
-    let epoch = epoch::settle(&*member.store, [known]).await?;
+    let of = member.etcd.followed().map(epoch::name_of);
+    let epoch = epoch::settle(&*member.store, of.as_deref(), [known]).await?;
     if known.epoch > 0 && epoch > known.epoch {
         let reason =
             format!("the shared store is an older copy (revision {revision}, {known} was seen): epoch {epoch}");
         tell(core, "present", "restored", &reason);
     }
     member.keep_token(FencingToken { epoch, create_revision: revision }).await;
+    member.epoch.store(epoch, Ordering::Release);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! What the members wrote while they were active: `INSTANCE TOKEN PID BOOT_MS`, one line each 5 ms.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use holdfast_policy::lease::FencingToken;
@@ -46,16 +47,23 @@ impl Roles {
 
     /// Pairs of processes of which each wrote before the other had written its last.
     pub(crate) fn overlaps(&self) -> Vec<(u32, u32)> {
-        let mut lives: Vec<(u32, u64, u64)> = Vec::new();
-        for line in &self.0 {
-            match lives.iter_mut().find(|(pid, ..)| *pid == line.pid) {
-                Some((_, _, last)) => *last = line.ms,
-                None => lives.push((line.pid, line.ms, line.ms)),
+        self.overlaps_without(&BTreeSet::new())
+    }
+
+    /// Of those that had other tokens than these. Machines with process namespaces of their own may use a pid twice.
+    pub(crate) fn overlaps_without(&self, frozen: &BTreeSet<FencingToken>) -> Vec<(u32, u32)> {
+        let mut lives: Vec<(&Line, u64)> = Vec::new();
+        for line in self.0.iter().filter(|line| !frozen.contains(&line.token)) {
+            let same = |first: &Line| (first.pid, &first.member, first.token) == (line.pid, &line.member, line.token);
+            match lives.iter_mut().find(|(first, _)| same(first)) {
+                Some((_, last)) => *last = line.ms,
+                None => lives.push((line, line.ms)),
             }
         }
         let mut found = Vec::new();
-        for (n, a) in lives.iter().enumerate() {
-            found.extend(lives[n + 1..].iter().filter(|b| a.2 > b.1 && b.2 > a.1).map(|b| (a.0, b.0)));
+        for (n, (a, a_last)) in lives.iter().enumerate() {
+            let both = lives[n + 1..].iter().filter(|(b, b_last)| *a_last > b.ms && *b_last > a.ms);
+            found.extend(both.map(|(b, _)| (a.pid, b.pid)));
         }
         found
     }
@@ -68,13 +76,21 @@ impl Roles {
 
     /// What a receiver that keeps the highest token it has seen refuses.
     pub(crate) fn refused(&self) -> usize {
+        self.stale().len()
+    }
+
+    pub(crate) fn refused_tokens(&self) -> BTreeSet<FencingToken> {
+        self.stale().into_iter().collect()
+    }
+
+    fn stale(&self) -> Vec<FencingToken> {
         let mut highest = FencingToken::default();
-        let mut refused = 0;
+        let mut stale = Vec::new();
         for line in &self.0 {
-            refused += usize::from(line.token < highest);
+            stale.extend(Some(line.token).filter(|token| *token < highest));
             highest = highest.max(line.token);
         }
-        refused
+        stale
     }
 }
 
@@ -92,4 +108,6 @@ fn two_actives_and_stale_tokens_are_found() {
     assert_eq!(quiet.tokens().len(), 2);
     let two = Roles::parse("db-1 1.5 10 100\ndb-2 1.9 11 105\ndb-1 1.5 10 110\ndb-2 1.9 11 115");
     assert_eq!((two.overlaps(), two.refused()), (vec![(10, 11)], 1));
+    let frozen = two.refused_tokens();
+    assert_eq!((frozen.len(), two.overlaps_without(&frozen)), (1, vec![]));
 }

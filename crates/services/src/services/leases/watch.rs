@@ -37,8 +37,15 @@ async fn follow(store: &dyn Store, epoch: &AtomicU64, results: &mpsc::Sender<Eve
     let mut leases = store.watch(LEASES.into(), first.revision + 1).await?;
     let mut wishes = store.watch(STANDBY.into(), first.revision + 1).await?;
     loop {
+        let known = epoch.load(Ordering::Acquire);
+        if known == 0 {
+            return Err(Error::Unavailable { reason: "the epoch of the store is not known yet".into() });
+        }
         let listed = (store.list(LEASES.into()).await?.items, store.list(STANDBY.into()).await?.items);
-        if results.send(snapshot(epoch.load(Ordering::Acquire), listed.0, listed.1)).await.is_err() {
+        if epoch.load(Ordering::Acquire) != known {
+            continue;
+        }
+        if results.send(snapshot(known, listed.0, listed.1)).await.is_err() {
             return Ok(());
         }
         loop {

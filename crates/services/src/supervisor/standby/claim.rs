@@ -58,8 +58,11 @@ impl Supervisor {
         let forced = wish.as_ref().is_some_and(|w| w.force && w.to.as_ref() == Some(&i.id));
         let Some(facts) = self.facts(now, i, definition, forced) else { return };
         let delay = match &group.holder {
-            // Won by an agent that died before it could use it.
-            Some(holder) if holder.member == i.id => std::time::Duration::ZERO,
+            // Won by an agent that died before it could use it. One that was given back is nobody's before that is heard:
+            // who claimed it at once would be quicker than those who are meant to take over.
+            Some(holder) if holder.member == i.id && i.member.gave_back != Some(holder.token) => {
+                std::time::Duration::ZERO
+            }
             Some(_) if self.rules.lease_check => {
                 i.member.could_claim = None;
                 return;

@@ -176,6 +176,7 @@ impl Supervisor {
         if !acted && i.lease_until.is_none() {
             return;
         }
+        i.member.gave_back = i.token.or(i.member.gave_back);
         (i.lease_until, i.lease_asked, i.token) = (None, None, None);
         i.member.released = Some(now);
         i.member.owed.clear();

@@ -69,6 +69,8 @@ pub(super) struct Rig {
     pub(super) revision_of_lease: u64,
     silent: BTreeSet<InstanceId>,
     deaf: bool,
+    /// After a change of the lease.
+    pub(super) news: Duration,
     tokens: BTreeMap<InstanceId, FencingToken>,
     pub(super) jobs: Vec<String>,
     pub(super) failing: BTreeSet<&'static str>,
@@ -112,6 +114,7 @@ impl Rig {
             revision_of_lease: 0,
             silent: BTreeSet::new(),
             deaf: false,
+            news: ANSWER,
             tokens: BTreeMap::new(),
             jobs: Vec::new(),
             failing: BTreeSet::new(),
@@ -409,7 +412,7 @@ impl Rig {
         let holders = self.holder.iter().map(|h| (h.member.service.clone(), h.clone())).collect();
         let wishes = self.wish.iter().map(|w| ("db".into(), w.clone())).collect();
         let last = self.last.iter().map(|id| (id.service.clone(), id.clone())).collect();
-        self.later(ANSWER, Event::Holders { holders, last, wishes });
+        self.later(self.news, Event::Holders { holders, last, wishes });
     }
 
     pub(super) fn want(&mut self, _: &str, to: Option<InstanceId>, over: Option<FencingToken>, force: bool) {

@@ -67,6 +67,20 @@ fn a_hot_takeover_waits_for_the_proof_of_death_then_for_deadline_token_and_promo
 }
 
 #[test]
+fn who_gave_the_lease_back_waits_for_the_news_of_it_as_the_others_do() {
+    let mut rig = rig(Standby::new(Tier::Hot, 1));
+    rig.news = Duration::from_secs(2);
+    rig.clear();
+    rig.child_dies_held("db-1");
+    rig.run_ms(1_500);
+    let text = rig.transcript();
+    let (_, after) = text.split_once("release db-1").expect("it is given back");
+    assert!(rig.states().contains("db-1 standby") && !after.contains("lease db-1"), "{}: {text}", rig.states());
+    rig.run_ms(3_000);
+    assert_eq!(rig.active(), "db-2", "{}", rig.transcript());
+}
+
+#[test]
 fn without_another_member_the_active_one_is_started_where_it_is() {
     let mut rig = rig(Standby::new(Tier::Hot, 1));
     rig.answer("db-2", Outcome::Refused(503));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use holdfast_cluster::members::{Admin as Wanted, Registration, View, lead};
+use holdfast_cluster::members::{Admin as Wanted, Links, Registration, View, lead};
 use holdfast_config::Config;
 use holdfast_host::clock;
 use holdfast_policy::membership::{Admin, Change, Event, Hold, Lease, Link, Membership, Rules, Standing};
@@ -65,7 +65,7 @@ impl Town {
         changes.extend(self.register(now, view));
         for name in view.nodes.keys() {
             let node = NodeId::from(name.as_str());
-            let leased = view.alive.contains(name);
+            let leased = view.alive.contains_key(name);
             // A view that is not fresh says nothing about leases that are gone.
             if (seen.fresh || leased) && self.leased.insert(name.clone(), leased) != Some(leased) {
                 let lease = if leased { Lease::Present } else { Lease::Gone };
@@ -119,7 +119,10 @@ impl Town {
         let at =
             Timestamp::from_nanos(now.as_nanos().saturating_sub(u64::try_from(LOOK_EVERY.as_nanos()).unwrap_or(0)));
         let mut changes = Vec::new();
-        for (by, links) in view.links.iter().filter(|(by, _)| **by != *self.me.0 && view.alive.contains(*by)) {
+        let speaks = |by: &String, links: &Links| {
+            **by != *self.me.0 && view.alive.contains_key(by) && view.is_current(by, links.under)
+        };
+        for (by, links) in view.links.iter().filter(|(by, links)| speaks(by, links)) {
             let of = [(&links.answers, Link::Answers), (&links.silent, Link::Silent), (&links.refused, Link::Refused)];
             for (nodes, link) in of {
                 for node in nodes.iter().filter(|node| view.nodes.contains_key(*node)) {
