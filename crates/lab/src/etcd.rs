@@ -12,6 +12,8 @@ use crate::{Error, Lab, Options, Result, Stalls, stall};
 
 pub(crate) const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
+/// With the names of the members it makes the id of a cluster.
+pub const TOKEN: &str = "lab";
 
 /// Of a member that is told to end; it hands over its leadership first.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -101,7 +103,7 @@ impl Member {
             &self.program,
             "--logger=zap",
             "--initial-cluster-state=new",
-            "--initial-cluster-token=lab",
+            &format!("--initial-cluster-token={TOKEN}"),
             &format!("--name={}", self.name),
             &format!("--data-dir={data}"),
             &format!("--listen-client-urls={},{local}", self.client_url()),
@@ -204,7 +206,7 @@ pub(crate) fn snapshot(lab: &Lab) -> Result<PathBuf> {
     Ok(file)
 }
 
-pub(crate) fn restore(lab: &Lab, snapshot: &Path) -> Result<()> {
+pub(crate) fn restore(lab: &Lab, snapshot: &Path, token: &str) -> Result<()> {
     for member in &lab.members {
         member.kill()?;
     }
@@ -218,7 +220,7 @@ pub(crate) fn restore(lab: &Lab, snapshot: &Path) -> Result<()> {
             &snapshot.display().to_string(),
             &format!("--name={}", member.name),
             &format!("--data-dir={data}"),
-            "--initial-cluster-token=lab",
+            &format!("--initial-cluster-token={token}"),
             &format!("--initial-cluster={}", member.initial_cluster),
             &format!("--initial-advertise-peer-urls={}", member.peer_url()),
         ];

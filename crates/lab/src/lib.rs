@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 pub use disk::{FullDisk, SlowDisk};
 use enclosure::Enclosure;
 pub use error::{Error, Result};
-pub use etcd::{Member, Status};
+pub use etcd::{Member, Status, TOKEN as ETCD_TOKEN};
 pub use fault::{Direction, Fault};
 pub use machine::Machine;
 pub use process::Process;
@@ -190,9 +190,10 @@ impl Lab {
         etcd::snapshot(self)
     }
 
-    /// Every member is stopped, loses its data, and starts from the snapshot as a new cluster.
-    pub fn etcd_restore(&self, snapshot: &Path) -> Result<()> {
-        etcd::restore(self, snapshot)?;
+    /// Every member is stopped, loses its data, and starts from the snapshot as a cluster of this token: with the one that it
+    /// had ([`ETCD_TOKEN`]) it looks like the old one.
+    pub fn etcd_restore(&self, snapshot: &Path, token: &str) -> Result<()> {
+        etcd::restore(self, snapshot, token)?;
         self.wait_for_etcd(ETCD_READY_LIMIT)
     }
 

@@ -51,7 +51,7 @@ fn a_machine_that_is_cut_off_is_replaced_and_drops_what_was_moved() {
     let mut evidence = Evidence::new("lab", "a_machine_that_is_cut_off_is_replaced_and_drops_what_was_moved");
     let directions = [Direction::Both, Direction::In, Direction::Out];
     let (mut sent, mut times) = (0, Vec::new());
-    for round in 0..proof::size(1, 30) {
+    for round in 0..proof::size(1, 10) {
         let Some(town) = Town::ready() else { return };
         // A third loss of one machine would be damped: the one with a balancer takes a turn.
         for (direction, victim) in directions.into_iter().zip([2, 1, 2]) {
@@ -89,7 +89,7 @@ fn a_machine_that_only_etcd_misses_keeps_what_it_runs() {
     let mut evidence = Evidence::new("lab", "a_machine_that_only_etcd_misses_keeps_what_it_runs");
     let Some(town) = Town::ready() else { return };
     let mut sent = 0;
-    for victim in (0..MACHINES).cycle().skip(1).take(proof::size(2, 30)) {
+    for victim in (0..MACHINES).cycle().skip(1).take(proof::size(2, 10)) {
         let name = name(victim);
         let (pids, placed) = (town.pids(0), town.placements());
         let loads = [town.probe(0), town.probe(1)];
@@ -116,7 +116,7 @@ fn a_machine_that_only_etcd_misses_keeps_what_it_runs() {
 fn a_machine_that_stood_still_is_replaced_and_drops_what_was_moved() {
     let mut evidence = Evidence::new("lab", "a_machine_that_stood_still_is_replaced_and_drops_what_was_moved");
     let mut sent = 0;
-    for round in 0..proof::size(1, 100) {
+    for round in 0..proof::size(1, 10) {
         let Some(town) = Town::ready() else { return };
         let victim = 1 + round % 2;
         let name = name(victim);

@@ -59,7 +59,7 @@ fn after_a_black_out_everything_comes_up_in_any_order_and_without_hands() {
     let mut times = Vec::new();
     let Some(town) = Town::ready_with(&options) else { return };
     let mut random = Random::new();
-    for round in 0..proof::size(1, 30) {
+    for round in 0..proof::size(1, 10) {
         let before: Vec<String> = town.instances(0).into_iter().map(|i| format!("{}@{}", i.id, i.node)).collect();
         let mut order: Vec<usize> = (0..MACHINES).collect();
         random.shuffle(&mut order);

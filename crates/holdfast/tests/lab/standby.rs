@@ -14,6 +14,8 @@ use crate::roles::{Roles, parent_of};
 use crate::town::{LEASE, MACHINES, Town, kill, name};
 
 const MEMBERS: usize = 3;
+/// A program that is stopped is to be found out.
+const LIVE: &str = "{ http = \"/healthz\", every = \"300ms\", timeout = \"200ms\", fall = 2 }";
 /// A client that got no answer asks again.
 const ASKED: Duration = Duration::from_millis(500);
 /// As promised: after a fault of the process, and beyond the lease after one of its machine.
@@ -33,24 +35,25 @@ struct Active {
 impl Town {
     fn with_db(more: &str) -> Option<Town> {
         let town = Town::build(&Options { etcd: 3, ..Options::default() })?;
-        town.write(&town.db(more));
+        let db = town.db(&format!("live = {LIVE}\n"), more);
+        let web = town.web(1);
+        let (_, balancer) = web.split_once("[balancer").expect("there is one");
+        town.write(&format!("{db}[balancer{}", balancer.replace("\"web\"", "\"db\"")));
         town.up_all();
         town.wait_standing();
         Some(town)
     }
 
-    fn db(&self, more: &str) -> String {
+    /// One active and two that stand by.
+    pub(crate) fn db(&self, service: &str, standby: &str) -> String {
         let web = self.web(1);
-        let (_, balancer) = web.split_once("[balancer").expect("there is one");
         let command = web.lines().find(|line| line.starts_with("command")).expect("there is one");
         format!(
             "[service.db]\n{command}\nenv = {{ ORIGIN_ROLES = \"{}\" }}\n\
              ready = {{ http = \"/healthz\", every = \"200ms\" }}\n\
-             live = {{ http = \"/healthz\", every = \"300ms\", timeout = \"200ms\", fall = 2 }}\n\
-             stop = {{ grace = \"2s\", drain = \"2s\" }}\n\
-             standby = {{ count = 2, lease = \"fast\", {more} }}\n[balancer{}",
-            self.roles_file().display(),
-            balancer.replace("\"web\"", "\"db\"")
+             stop = {{ grace = \"2s\", drain = \"2s\" }}\n{service}\
+             standby = {{ count = 2, lease = \"fast\", {standby} }}\n",
+            self.roles_file().display()
         )
     }
 
@@ -58,7 +61,7 @@ impl Town {
         self.lab.dir().join("roles")
     }
 
-    fn roles(&self) -> Roles {
+    pub(crate) fn roles(&self) -> Roles {
         Roles::read(&self.roles_file())
     }
 
@@ -85,20 +88,17 @@ impl Town {
         self.lab.machine(node).pids().into_iter().find(is_its)
     }
 
-    /// One is active and all others can take over, as the machines that are on see it.
-    fn wait_standing(&self) {
+    /// One is active and all others can take over, as all machines see it.
+    pub(crate) fn wait_standing(&self) {
         self.wait("one active and two that stand by", || {
-            let seers = (0..MACHINES).filter(|n| self.lab.machine(*n).is_on());
-            seers.clone().count() == MACHINES
-                && seers.into_iter().all(|n| {
-                    let all = self.members(n);
-                    let nodes = self.standing(n);
-                    all.len() == MEMBERS
-                        && all.iter().filter(|i| i["state"] == "standby").count() == MEMBERS - 1
-                        && nodes.len() == MACHINES
-                        && nodes.values().all(|state| state == "ready")
-                        && self.active(n).is_some()
-                })
+            (0..MACHINES).all(|n| {
+                let (all, nodes) = (self.members(n), self.standing(n));
+                all.len() == MEMBERS
+                    && all.iter().filter(|i| i["state"] == "standby").count() == MEMBERS - 1
+                    && nodes.len() == MACHINES
+                    && nodes.values().all(|state| state == "ready")
+                    && self.active(n).is_some()
+            })
         });
     }
 

@@ -74,7 +74,7 @@ fn a_snapshot_takes_everything_back() {
     assert!(put(&lab, "k", "yesterday"));
     let snapshot = lab.etcd_snapshot().expect("snapshot");
     assert!(put(&lab, "k", "today"));
-    lab.etcd_restore(&snapshot).expect("restore");
+    lab.etcd_restore(&snapshot, holdfast_lab::ETCD_TOKEN).expect("restore");
     assert_eq!(get(&lab, "k"), "yesterday");
 }
 

@@ -279,6 +279,44 @@ fn a_cold_member_on_another_machine_is_restored_and_started() {
     assert!(beyond < Duration::from_secs(proof::size(15, 1)), "{beyond:?}");
 }
 
+#[test]
+fn a_warm_member_on_another_machine_goes_on_or_is_started() {
+    let (bytes, slow_ms) = proof::size((16 << 20, 500), (2 << 30, 5_000));
+    let mut evidence = Evidence::new("cluster", "a_warm_member_on_another_machine_goes_on_or_is_started");
+    evidence.condition("bytes", bytes);
+    evidence.condition("start_ms", slow_ms);
+    let mut missed = Vec::new();
+    for (how, starts_ms) in [("paused", 0), ("stopped", slow_ms)] {
+        let mut town = Town::start(3, "fast");
+        let data = town.roles_file().with_file_name("data");
+        write_bytes(&data, bytes);
+        let sync = format!("[\"cp\", \"{}\", \"{}\"]", data.display(), data.with_file_name("copy").display());
+        let warm =
+            format!("tier = \"warm\", warm = \"{how}\", max_staleness = \"120s\", sync_every = \"20s\", sync = {sync}");
+        let db = town.db(1, &warm).replace("env = { ", &format!("env = {{ ORIGIN_SLOW = \"{slow_ms}\", "));
+        // n1 has the balancer.
+        town.apply(0, &db.replace("stop = {", "on = { node = [\"n2\", \"n3\"] }\nstop = {"));
+        town.sites[0].wait_for("one active and one whose data is fresh", || {
+            let all = town.instances_of(0);
+            town.active(0).is_some() && all.iter().any(|i| i["state"] == "standby" && i["data_age_ms"].is_u64())
+        });
+        let (active, node) = town.active(0).expect("one is active");
+        town.kill_machine(node);
+        let took = until_served_by_another(&town, &active);
+        let beyond = took.saturating_sub(LEASE + Duration::from_millis(starts_ms));
+        evidence.figure(
+            &format!("warm standby ({how}), machine killed: RTO beyond lease and start, ms"),
+            "<= 1000",
+            beyond.as_millis(),
+        );
+        println!("warm, {how}: {took:?}, beyond {beyond:?}");
+        Roles::read(&town.roles_file()).never_two();
+        missed.extend((beyond >= Duration::from_secs(proof::size(15, 1))).then_some((how, beyond)));
+    }
+    evidence.tell();
+    assert!(missed.is_empty(), "{missed:?}");
+}
+
 fn write_bytes(path: &std::path::Path, bytes: u64) {
     use std::io::Write;
     let mut file = std::fs::File::create(path).expect("a file");
