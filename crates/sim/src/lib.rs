@@ -11,12 +11,13 @@ mod host;
 mod judge;
 mod leases;
 mod rules;
+pub mod scenario;
 mod town;
 mod traffic;
 mod world;
 
 pub use rules::Rules;
-pub use town::{Stats, TownReport, TownRules, run_town};
+pub use town::{Stats, TownReport, TownRules, run_scenario, run_town};
 
 /// What became of one seed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod judge;
 mod lead;
 mod member;
 mod net;
+mod script;
 mod store;
 mod wanted;
 mod world;
@@ -19,6 +20,7 @@ use holdfast_policy::{membership, placement, vip};
 use holdfast_services::supervisor;
 
 pub use judge::Stats;
+pub use script::run_scenario;
 
 /// The safety rules, each to be switched off alone.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +107,10 @@ pub struct TownReport {
 pub fn run_town(seed: u64, rules: TownRules) -> TownReport {
     let mut town = world::Town::new(seed, rules);
     town.play();
+    report(seed, town)
+}
+
+fn report(seed: u64, mut town: world::Town) -> TownReport {
     TownReport {
         seed,
         machines: town.machines.len(),

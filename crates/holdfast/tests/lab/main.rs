@@ -18,5 +18,6 @@ mod lead;
 mod page;
 mod power;
 mod quiet;
+mod scenarios;
 mod standby;
 mod store;

@@ -25,11 +25,11 @@ const BEYOND: Duration = Duration::from_secs(2);
 const FAULTS_A_TOWN: usize = 8;
 
 /// The member that is active.
-struct Active {
+pub(crate) struct Active {
     id: String,
-    node: usize,
+    pub(crate) node: usize,
     /// As we see it, not as its machine's own process namespace does.
-    pid: u32,
+    pub(crate) pid: u32,
 }
 
 impl Town {
@@ -69,7 +69,7 @@ impl Town {
         self.status(seer)["services"]["db"]["instances"].as_array().cloned().unwrap_or_default()
     }
 
-    fn active(&self, seer: usize) -> Option<Active> {
+    pub(crate) fn active(&self, seer: usize) -> Option<Active> {
         let found = self.members(seer).into_iter().find(|i| i["state"] == "ready" && i["role"] == "active")?;
         let node = (0..MACHINES).find(|n| found["node"] == name(*n).as_str())?;
         let id = found["id"].as_str()?.to_owned();

@@ -13,9 +13,9 @@ pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// When they have stopped everything is as wanted within this time: a machine that was lost often takes nothing new
 /// for up to two hours.
 const CONVERGENCE: Duration = Duration::from_secs(9_000);
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// And stays so.
-const STEADY: Duration = Duration::from_secs(60);
+pub(super) const STEADY: Duration = Duration::from_secs(60);
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -121,7 +121,7 @@ impl Town {
         }
     }
 
-    fn pause(&mut self, m: usize, until: Timestamp) {
+    pub(super) fn pause(&mut self, m: usize, until: Timestamp) {
         let machine = &mut self.machines[m];
         if !machine.up || machine.frozen {
             return;
@@ -158,7 +158,7 @@ impl Town {
         self.settle(m);
     }
 
-    fn agent_dies(&mut self, m: usize) {
+    pub(super) fn agent_dies(&mut self, m: usize) {
         if self.machines[m].agent.is_none() || !self.machines[m].up {
             return;
         }
@@ -166,13 +166,13 @@ impl Town {
         self.note(text);
         self.kill_agent(m);
         self.judge.well_since.remove(&m);
-        let away = if self.rng.below(4) == 0 { self.rng.below(25_000) } else { 20 + self.rng.below(500) };
+        let away = if !self.calm && self.rng.below(4) == 0 { self.rng.below(25_000) } else { 20 + self.rng.below(500) };
         let boot = self.machines[m].boot;
         self.later(ms(away), Happening::AgentStarts(m, boot));
     }
 
     /// Whatever ran is gone, and with it what was not synced.
-    fn lose_power(&mut self, m: usize, time: Duration) {
+    pub(super) fn lose_power(&mut self, m: usize, time: Duration) {
         if !self.machines[m].up {
             return;
         }
@@ -203,7 +203,7 @@ impl Town {
         self.later(wait, Happening::AgentStarts(m, boot));
     }
 
-    fn isolate(&mut self, m: usize, until: Timestamp) {
+    pub(super) fn isolate(&mut self, m: usize, until: Timestamp) {
         let text = format!("{}: is cut off from everybody until {until:?}", self.machines[m].name);
         self.note(text);
         for other in 0..self.net.places() {
@@ -252,16 +252,18 @@ impl Town {
 
     fn set_back(&mut self) {
         match self.rng.below(6) {
-            0 => {
-                let now = self.now;
-                if self.store.restore(now) {
-                    self.note(format!("the store is set back to an older copy, revision {}", self.store.revision()));
-                    self.judge.told_revision = u64::MAX;
-                    self.after_store();
-                }
-            }
+            0 => self.set_back_to_copy(),
             1 => self.store.compact(),
             _ => self.store.snapshot(),
+        }
+    }
+
+    pub(super) fn set_back_to_copy(&mut self) {
+        let now = self.now;
+        if self.store.restore(now) {
+            self.note(format!("the store is set back to an older copy, revision {}", self.store.revision()));
+            self.judge.told_revision = u64::MAX;
+            self.after_store();
         }
     }
 
@@ -293,22 +295,30 @@ impl Town {
 
     fn shim_dies(&mut self, m: usize) {
         let Some(id) = self.some_instance(m) else { return };
-        if self.machines[m].host.place(&id).shim.is_none() {
-            return;
+        if self.machines[m].host.place(&id).shim.is_some() {
+            self.end_shim(m, &id);
         }
+    }
+
+    pub(super) fn end_shim(&mut self, m: usize, id: &InstanceId) {
         let text = format!("{} {id}: its shim dies", self.machines[m].name);
         self.note(text);
-        self.machines[m].host.kill_shim(&id);
-        self.disconnected(m, &id);
+        self.machines[m].host.kill_shim(id);
+        self.disconnected(m, id);
         self.judge.host_moved = true;
     }
 
     fn child_ends(&mut self, m: usize) {
-        let Some(id) = self.some_instance(m) else { return };
+        if let Some(id) = self.some_instance(m) {
+            self.end_child(m, &id);
+        }
+    }
+
+    pub(super) fn end_child(&mut self, m: usize, id: &InstanceId) {
         let text = format!("{} {id}: its process ends", self.machines[m].name);
         self.note(text);
         let local = self.machines[m].local(self.now);
-        self.machines[m].host.child_ends(local, &id, None);
+        self.machines[m].host.child_ends(local, id, None);
         self.judge.host_moved = true;
         self.settle(m);
     }

@@ -48,6 +48,18 @@ pub(super) fn services(rng: &mut Rng, machines: u32) -> BTreeMap<Arc<str>, Arc<D
         (db.fenced, db.min_available, db.standby) = (true, 0, Some(standby));
         all.push(db);
     }
+    defined(all)
+}
+
+/// Equals, and one active member with two hot standbys.
+pub(super) fn of_scenarios(replicas: u32) -> BTreeMap<Arc<str>, Arc<Definition>> {
+    let standby = Standby::new(Tier::Hot, 2);
+    let mut db = service("db", standby.count + 1);
+    (db.fenced, db.min_available, db.standby) = (true, 0, Some(standby));
+    defined(vec![service("web", replicas), db])
+}
+
+fn defined(all: Vec<Service>) -> BTreeMap<Arc<str>, Arc<Definition>> {
     all.into_iter().map(|s| (Arc::from(s.name.as_str()), Arc::new(Definition::new(s)))).collect()
 }
 

@@ -131,7 +131,16 @@ impl Town {
     pub(super) fn new(seed: u64, rules: TownRules) -> Town {
         let mut rng = Rng::from_seed(seed.wrapping_mul(0x9E37_79B9).wrapping_add(77));
         let count = 3 + rng.below(3) as usize;
-        let services = wanted::services(&mut rng, count as u32);
+        Town::of(rng, count, |rng| wanted::services(rng, count as u32), rules)
+    }
+
+    pub(super) fn of(
+        mut rng: Rng,
+        count: usize,
+        services: impl FnOnce(&mut Rng) -> BTreeMap<Arc<str>, Arc<Definition>>,
+        rules: TownRules,
+    ) -> Town {
+        let services = services(&mut rng);
         let machines = (0..count).map(|m| machine(m, &mut rng)).collect();
         let store = Store::new(drift(&mut rng));
         Town {

@@ -1,5 +1,6 @@
 //! Seeds: a few in the test lane, all of them with `HOLDFAST_PROVE=1`. `HOLDFAST_SEEDS` and `HOLDFAST_SEED` choose others.
 
+mod scenarios;
 mod town;
 
 use std::ops::Range;
