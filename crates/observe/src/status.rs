@@ -263,6 +263,8 @@ pub struct VirtualIp {
     pub state: String,
     /// The node that has the lease, as far as this one knows.
     pub owner: Option<String>,
+    /// This node carries it for as long as all others answer, and one of them takes over within a second of its silence.
+    pub quick: bool,
     /// Until another node could have the lease, unless it is renewed.
     pub lease_left_ms: Option<u64>,
     /// Until the kernel lets go by itself, unless it is told again.

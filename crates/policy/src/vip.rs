@@ -10,6 +10,7 @@ mod announce;
 mod machine;
 #[cfg(test)]
 mod model;
+pub mod quick;
 #[cfg(test)]
 mod tests;
 
@@ -68,11 +69,13 @@ pub struct Rules {
     pub announce_after_split: bool,
     /// A node that said *clear* does not claim for one time to live.
     pub promise: bool,
+    /// An owner that is quick and not answered asks the store before it goes by its lease again.
+    pub mode: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Rules { kernel_lifetime: true, announce_after_split: true, promise: true }
+        Rules { kernel_lifetime: true, announce_after_split: true, promise: true, mode: true }
     }
 }
 
@@ -84,6 +87,8 @@ pub struct Settings {
     pub give_up: Duration,
     /// Other nodes may carry the address too.
     pub others: bool,
+    /// Owners may be [`quick`].
+    pub quick: bool,
     pub rules: Rules,
 }
 
@@ -160,6 +165,18 @@ pub enum Event {
         asked: Timestamp,
         found: Peers,
     },
+    /// Answers to a [`quick`] question.
+    QuickPeers {
+        asked: Timestamp,
+        found: Peers,
+    },
+    /// The store took what was written of this owner, or refused it: then another may have the lease.
+    Written {
+        quick: bool,
+        taken: bool,
+    },
+    /// Another has the lease, under this token, and says that it is [`quick`]; `None` when it is not, or nobody has it.
+    QuickOwner(Option<u64>),
     /// The address is not wanted here any more.
     Stop,
 }
@@ -183,6 +200,16 @@ pub enum Action {
     Announce,
     Remove,
     AskPeers,
+    /// A [`quick`] question.
+    AskQuickly,
+    /// Say in the store whether this owner is [`quick`], if the lease is still its own.
+    Write {
+        quick: bool,
+    },
+    /// End the lease of an owner that is [`quick`] and silent, if it is so still.
+    Depose {
+        token: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,7 +43,7 @@ impl TownRules {
         supervisor: supervisor::Rules::ALL,
         membership: membership::Rules::ALL,
         planner: placement::Rules::ALL,
-        vip: vip::Rules { kernel_lifetime: true, announce_after_split: true, promise: true },
+        vip: vip::Rules { kernel_lifetime: true, announce_after_split: true, promise: true, mode: true },
         receiver: true,
         relist: true,
         new_epoch: true,

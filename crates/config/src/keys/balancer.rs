@@ -37,7 +37,7 @@ pub(crate) static BALANCER: Section = Section {
             Is("default"),
             Live,
             r#""fast""#,
-            "How soon an address moves when its node dies: after 10, 6 or 30 seconds. Shorter leases move it away from a node that only stalls.",
+            "How soon an address moves when its node dies: after 10 seconds, 1 or 30. `fast` needs links between the balancers that answer within 200 ms, and moves after 6 seconds where they do not. A node that only stalls for so long loses it too.",
         ),
         key(
             "virtual_ip_prefer",

@@ -35,6 +35,8 @@ pub(crate) struct Want {
     pub(crate) at: Prefixed,
     pub(crate) interface: Option<String>,
     pub(crate) timings: Timings,
+    /// Its owner may be [`quick`](holdfast_policy::vip::quick).
+    pub(crate) quick: bool,
     pub(crate) prefer: Vec<String>,
 }
 
@@ -128,15 +130,16 @@ impl Vips {
         self.running().iter().map(|(address, r)| (*address, r.shared.seen())).collect()
     }
 
-    /// Another node asks, because the store does not answer it; *clear* binds this node.
-    pub(crate) fn asked(&self, address: IpAddr) -> Answer {
+    /// Another node asks, because the store does not answer it, or because it is quick; *clear* binds this node.
+    pub(crate) fn asked(&self, address: IpAddr, quick: bool) -> Answer {
         let running = self.running();
         let Some(one) = running.get(&address) else {
             // An agent that has just begun may find the address in its kernel.
             return if self.applied.load(Ordering::SeqCst) { Answer::Clear } else { Answer::Claims };
         };
         let mut machine = one.shared.machine.lock().unwrap_or_else(PoisonError::into_inner);
-        machine.as_mut().map_or(Answer::Claims, |m| m.asked((self.context.clock)()))
+        let now = (self.context.clock)();
+        machine.as_mut().map_or(Answer::Claims, |m| if quick { m.asked_quickly(now) } else { m.asked(now) })
     }
 }
 
@@ -162,6 +165,7 @@ fn wanted(config: &Config) -> BTreeMap<IpAddr, Want> {
                 at: Prefixed { address: ip.address, prefix: ip.prefix },
                 interface: balancer.virtual_ip_interface.clone(),
                 timings: profile.map_or(Timings::DEFAULT, |(_, timings)| timings),
+                quick: profile.is_some_and(|(_, timings)| timings == Timings::FAST),
                 prefer: balancer.virtual_ip_prefer.clone(),
             };
             wanted.insert(ip.address, want);

@@ -11,6 +11,7 @@ mod roles;
 mod told;
 mod town;
 
+mod address;
 mod break_glass;
 mod cut_off;
 mod endpoints;

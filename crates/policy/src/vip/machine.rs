@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::announce::Announcer;
+use super::quick::{self, Mode, Quick};
 use super::*;
 use crate::Transition;
 
@@ -32,6 +33,7 @@ pub struct Machine {
     kernel: Kernel,
     /// What an earlier life of the agent left in the kernel is taken over, or ends with the right it was given for.
     inherited: bool,
+    began: Timestamp,
     looked: bool,
     /// For which right the kernel was told last.
     set_until: Timestamp,
@@ -49,6 +51,7 @@ pub struct Machine {
     stopping: bool,
     /// The store went away while this node carried the address.
     split: bool,
+    quick: Quick,
     announcer: Announcer,
 }
 
@@ -65,6 +68,7 @@ impl Machine {
             yields_until: now,
             kernel: Kernel::Absent,
             inherited: false,
+            began: now,
             looked: false,
             set_until: Timestamp::ZERO,
             carrying: false,
@@ -79,12 +83,18 @@ impl Machine {
             ill_since: now,
             stopping: false,
             split: false,
+            quick: Quick::default(),
             announcer: Announcer::default(),
         }
     }
 
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// Its right is what the others answer, and they may end its lease.
+    pub fn is_quick(&self) -> bool {
+        self.quick.mode == Mode::Quick
     }
 
     /// Until when the kernel may carry it by what is known now.
@@ -101,20 +111,31 @@ impl Machine {
         self.told.take()
     }
 
-    /// Another node asks, because the store does not answer it. *Clear* binds this node.
-    pub fn asked(&mut self, now: Timestamp) -> Answer {
+    /// An owner that is quick asks. *Clear* binds this node for [`quick::PROMISE`].
+    pub fn asked_quickly(&mut self, now: Timestamp) -> Answer {
+        let answer = self.answer();
+        if answer == Answer::Clear && self.settings.rules.promise {
+            (self.barred, self.barred_at) = (self.barred.max(now + quick::PROMISE), now);
+        }
+        answer
+    }
+
+    fn answer(&self) -> Answer {
         if self.kernel == Kernel::Ours {
             return Answer::Holds;
         }
         // Nor does it say what it does not know yet.
-        if self.lease.is_some() || !self.looked {
-            return Answer::Claims;
-        }
-        if self.settings.rules.promise {
+        if self.lease.is_some() || !self.looked { Answer::Claims } else { Answer::Clear }
+    }
+
+    /// Another node asks, because the store does not answer it. *Clear* binds this node.
+    pub fn asked(&mut self, now: Timestamp) -> Answer {
+        let answer = self.answer();
+        if answer == Answer::Clear && self.settings.rules.promise {
             (self.barred, self.barred_at) = (now + self.settings.ttl, now);
             self.yields_until = self.barred;
         }
-        Answer::Clear
+        answer
     }
 
     pub fn handle(&mut self, now: Timestamp, event: Event) {
@@ -133,6 +154,15 @@ impl Machine {
                 self.well = Some(well);
             }
             Event::Peers { asked, found } => self.answered(now, asked, found),
+            Event::QuickPeers { asked, found } => {
+                self.quick.answered(now, asked, found);
+                if found == Peers::Taken {
+                    self.agreed = None;
+                }
+            }
+            Event::Written { quick, taken: true } => self.quick.written(quick),
+            Event::Written { taken: false, .. } => self.lost(now, Loss::Revoked),
+            Event::QuickOwner(token) => self.quick.owner = token,
             Event::Stop => self.stopping = true,
         }
         self.settle(now);
@@ -143,8 +173,12 @@ impl Machine {
         let new = self.lease.is_none();
         self.lease = Some(self.lease.map_or(confirmed, |known| known.max(confirmed)));
         if new {
-            (self.probe, self.probe_at, self.probe_pause) = (Probe::None, now, PROBE_AGAIN);
+            let pause = if self.settings.quick { quick::PROBE_AGAIN } else { PROBE_AGAIN };
+            (self.probe, self.probe_at, self.probe_pause) = (Probe::None, now, pause);
             self.conflict = false;
+            // Whoever goes on with a lease has said so in the store first.
+            (self.quick.mode, self.quick.owner) = (Mode::Slow, None);
+            self.quick.forget();
         }
         if self.holds_lease(now) && std::mem::take(&mut self.split) && self.settings.rules.announce_after_split {
             self.announcer.claimed(now);
@@ -157,9 +191,12 @@ impl Machine {
         self.conflict = false;
         self.probe = Probe::None;
         match loss {
-            Loss::Unanswered => self.split |= self.carrying && self.agrees(now),
+            Loss::Unanswered => self.split |= self.carrying && self.right_until(now).is_some(),
             // Whoever the store gave it to may claim it now.
-            Loss::Revoked => self.agreed = None,
+            Loss::Revoked => {
+                self.agreed = None;
+                self.quick.forget();
+            }
         }
         self.carrying &= self.kernel == Kernel::Ours;
     }
@@ -216,19 +253,31 @@ impl Machine {
         self.lease.is_some_and(|confirmed| now < confirmed + self.settings.give_up)
     }
 
+    /// What the store may still say of it: another may end the lease whatever its time.
+    fn goes_by_lease(&self) -> bool {
+        self.quick.mode == Mode::Slow || !self.settings.rules.mode
+    }
+
     fn agrees(&self, now: Timestamp) -> bool {
         !self.settings.others || self.agreed.is_some_and(|asked| now < asked + self.settings.give_up)
     }
 
     /// When the last proof of the right was asked for. What the others say counts only for who carries it already.
     fn confirmed(&self, now: Timestamp) -> Option<Timestamp> {
-        let lease = self.lease.filter(|_| self.holds_lease(now));
+        let lease = self.lease.filter(|_| self.holds_lease(now) && self.goes_by_lease());
         let agreed = match self.settings.others {
             true => self.agreed.filter(|_| self.agrees(now)),
             // Alone there is nobody to ask.
             false => Some(now).filter(|_| lease.is_none()),
         };
         lease.max(agreed.filter(|_| self.carrying))
+    }
+
+    /// Until when the kernel may carry it.
+    fn right_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let by_lease = self.confirmed(now).map(|confirmed| self.settings.kernel_until(confirmed));
+        let quickly = self.quick.agreed(now).filter(|_| self.carrying && self.settings.quick);
+        by_lease.max(quickly.map(|asked| asked + quick::KERNEL))
     }
 
     fn is_ill(&self, now: Timestamp) -> bool {
@@ -246,8 +295,9 @@ impl Machine {
     }
 
     fn must_go(&self, now: Timestamp) -> bool {
-        let without_right = self.confirmed(now).is_none() || !self.carrying;
-        self.kernel == Kernel::Ours && (self.unfit(now) || (without_right && !self.inherited))
+        let without_right = self.right_until(now).is_none() || !self.carrying;
+        let inherited = self.inherited && (!self.settings.quick || now < self.began + quick::INHERITED);
+        self.kernel == Kernel::Ours && (self.unfit(now) || (without_right && !inherited))
     }
 
     pub fn poll(&mut self, now: Timestamp) -> Option<Action> {
@@ -270,7 +320,10 @@ impl Machine {
             self.campaigning = campaign;
             return Some(if campaign { Action::Campaign } else { Action::Withdraw });
         }
-        let until = self.confirmed(now).map(|confirmed| self.settings.kernel_until(confirmed));
+        if let Some(action) = self.next_quickly(now) {
+            return Some(action);
+        }
+        let until = self.right_until(now);
         let claimed = until.filter(|until| lifetime(now, *until).is_some()).and_then(|until| self.claim(now, until));
         if claimed.is_some() {
             return claimed;
@@ -280,6 +333,25 @@ impl Machine {
             return Some(Action::AskPeers);
         }
         (self.carrying && self.kernel == Kernel::Ours && self.announcer.take(now)).then_some(Action::Announce)
+    }
+
+    fn next_quickly(&mut self, now: Timestamp) -> Option<Action> {
+        if !self.settings.quick || !self.settings.others {
+            return None;
+        }
+        // Also one that had to let go in the meantime: its lease is worth nothing before the store has said so.
+        if self.lease.is_some()
+            && let Some(quick) = self.quick.write(now)
+        {
+            return Some(Action::Write { quick });
+        }
+        if self.carrying && self.kernel == Kernel::Ours && !self.stopping {
+            return self.quick.asks(now).then_some(Action::AskQuickly);
+        }
+        let silent = now >= self.barred && now >= self.quick.depose_at && self.well == Some(true);
+        let token = self.quick.owner.filter(|_| silent && self.campaigning && !self.unfit(now))?;
+        self.quick.depose_at = now + quick::DEPOSE_AGAIN;
+        Some(Action::Depose { token })
     }
 
     fn claim(&mut self, now: Timestamp, until: Timestamp) -> Option<Action> {
@@ -295,7 +367,7 @@ impl Machine {
                 Action::Refresh { until }
             });
         }
-        if !self.holds_lease(now) || (now < self.barred && !self.carrying) {
+        if !self.holds_lease(now) || !self.goes_by_lease() || (now < self.barred && !self.carrying) {
             return None;
         }
         match self.probe {
@@ -327,6 +399,7 @@ impl Machine {
         (self.carrying, self.inherited) = (false, false);
         self.set_until = Timestamp::ZERO;
         self.agreed = None;
+        self.quick.forget();
         self.split = false;
         self.probe = Probe::None;
         self.announcer.stop();
@@ -346,7 +419,13 @@ impl Machine {
             self.barred,
             self.announcer.due(),
         ];
-        due.into_iter().filter(|at| *at > now).min().unwrap_or(Timestamp::NEVER)
+        let quick = if self.settings.quick { self.quick.next_deadline() } else { [Timestamp::NEVER; 4] };
+        due.into_iter()
+            .chain(quick)
+            .chain([self.began + quick::INHERITED])
+            .filter(|at| *at > now)
+            .min()
+            .unwrap_or(Timestamp::NEVER)
     }
 
     fn settle(&mut self, now: Timestamp) {

@@ -6,7 +6,7 @@ const TTL: Duration = Duration::from_secs(10);
 
 fn settings(others: bool) -> Settings {
     let (renew, give_up) = (Duration::from_secs(3), Duration::from_secs(7));
-    Settings { ttl: TTL, renew, give_up, others, rules: Rules::default() }
+    Settings { ttl: TTL, renew, give_up, others, quick: false, rules: Rules::default() }
 }
 
 fn at(ms: u64) -> Timestamp {
@@ -80,11 +80,71 @@ fn an_address_is_claimed_with_the_lease_after_a_probe_and_told() {
     assert_eq!(actions[0], Action::Refresh { until }, "at each renewal");
 }
 
+/// An owner that all others have answered for as long as it takes, and that has said so.
+fn quick_owner() -> Bench {
+    let settings = Settings { quick: true, ..settings(true) };
+    let mut bench = Bench { machine: Machine::new(settings, at(0)), now: 0 };
+    bench.tell(0, Event::Kernel(Kernel::Absent));
+    bench.tell(0, Event::DataPlane { well: true });
+    bench.tell(11_000, Event::Held { confirmed: at(11_000) });
+    bench.tell(11_400, Event::Probed { answered: false });
+    let mut asked = Vec::new();
+    for ms in (11_500..21_600).step_by(500) {
+        bench.tell(ms, Event::Held { confirmed: at(ms) });
+        asked.extend(bench.tell(ms, Event::QuickPeers { asked: at(ms), found: Peers::AllClear }));
+    }
+    let writes = asked.iter().filter(|a| **a == Action::Write { quick: true }).count();
+    assert!(writes == 1 && !bench.machine.is_quick(), "said once, and not believed before the store has it");
+    bench.tell(21_510, Event::Written { quick: true, taken: true });
+    assert!(bench.machine.is_quick());
+    bench.tell(21_600, Event::QuickPeers { asked: at(21_600), found: Peers::AllClear });
+    bench
+}
+
+#[test]
+fn a_quick_owner_that_is_not_answered_goes_by_its_lease_once_the_store_has_it() {
+    let mut bench = quick_owner();
+    let asked = bench.tell(21_900, Event::QuickPeers { asked: at(21_700), found: Peers::Silent });
+    assert!(!asked.contains(&Action::Write { quick: false }) && bench.machine.is_quick(), "{asked:?}");
+    let asked = bench.poll(21_600 + quick::DOUBT.as_millis() as u64);
+    assert!(asked.contains(&Action::Write { quick: false }), "{asked:?}");
+    bench.tell(21_950, Event::Written { quick: false, taken: true });
+    assert_eq!(bench.machine.state(), State::Owned);
+    assert!(!bench.poll(24_000).contains(&Action::Remove), "its lease lasts");
+}
+
+#[test]
+fn a_quick_owner_without_answers_and_store_lets_go_whatever_its_lease_says() {
+    let mut bench = quick_owner();
+    let gone = 21_600 + quick::GIVE_UP.as_millis() as u64;
+    assert!(!bench.poll(gone - 1).contains(&Action::Remove));
+    assert_eq!(bench.poll(gone)[0], Action::Remove);
+    assert_eq!(bench.poll(gone + 500)[0], Action::Write { quick: false }, "it goes on to ask the store");
+    let asked = bench.tell(gone + 600, Event::Written { quick: false, taken: false });
+    assert_eq!(asked, [Action::Campaign], "another has ended its lease");
+}
+
+#[test]
+fn a_silent_owner_that_is_quick_is_deposed_after_what_was_promised_it() {
+    let settings = Settings { quick: true, ..settings(true) };
+    let mut bench = Bench { machine: Machine::new(settings, at(0)), now: 0 };
+    bench.tell(0, Event::Kernel(Kernel::Absent));
+    assert_eq!(bench.tell(0, Event::DataPlane { well: true }), [Action::Campaign]);
+    assert_eq!(bench.tell(5_000, Event::QuickOwner(Some(7))), [], "nobody knows what the life before promised");
+    assert_eq!(bench.machine.asked_quickly(at(12_000)), Answer::Clear);
+    let free = 12_000 + quick::PROMISE.as_millis() as u64;
+    assert_eq!(bench.poll(free - 1), []);
+    assert_eq!(bench.poll(free), [Action::Depose { token: 7 }]);
+    assert_eq!(bench.poll(free + 10), [], "once");
+    assert_eq!(bench.tell(free + 20, Event::QuickOwner(None)), []);
+    assert_eq!(bench.poll(free + 5_000), [], "it went by its lease in time");
+}
+
 #[test]
 fn every_profile_leaves_the_kernel_time_for_two_renewals() {
     for (name, timings) in crate::lease::Timings::PROFILES {
         let (ttl, renew, give_up) = (timings.ttl, timings.renew, timings.give_up);
-        let settings = Settings { ttl, renew, give_up, others: true, rules: Rules::default() };
+        let settings = Settings { ttl, renew, give_up, others: true, quick: false, rules: Rules::default() };
         let seconds = lifetime(at(0), settings.kernel_until(at(0))).unwrap();
         assert!(seconds >= renew * 2 && seconds + KERNEL_LATE < ttl, "{name}: {seconds:?}");
     }

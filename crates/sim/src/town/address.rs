@@ -29,8 +29,14 @@ pub(super) struct Address {
 
 impl Address {
     pub(super) fn new(local: Timestamp, rules: Rules, carried: bool) -> Address {
-        let settings =
-            Settings { ttl: TIMINGS.ttl, renew: TIMINGS.renew, give_up: TIMINGS.give_up, others: true, rules };
+        let settings = Settings {
+            ttl: TIMINGS.ttl,
+            renew: TIMINGS.renew,
+            give_up: TIMINGS.give_up,
+            others: true,
+            quick: false,
+            rules,
+        };
         let mut machine = vip::Machine::new(settings, local);
         let kernel = if carried { Kernel::Ours } else { Kernel::Absent };
         machine.handle(local, Event::Kernel(kernel));
@@ -115,6 +121,8 @@ impl Town {
                     address.machine.handle(local, Event::Kernel(Kernel::Absent));
                 }
             }
+            // Only with the fast profile, which this town does not have: `policy::vip::model` has it.
+            Action::AskQuickly | Action::Write { .. } | Action::Depose { .. } => {}
             Action::AskPeers => {
                 let wait = Duration::from_millis(1 + self.rng.below(20));
                 self.later(wait, Happening::AskPeers(m, life, local));

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
-use holdfast_policy::vip::{Answer, Peers as Found};
+use holdfast_policy::vip::{self, Answer, Peers as Found};
 
 use super::{Member, fits, labels};
 use crate::agent::core::Core;
@@ -17,12 +17,17 @@ pub(crate) struct CarriersOf {
 }
 
 const QUESTION: &str = "vip";
+/// Of an owner that is quick.
+const QUICKLY: &str = "vip-quick";
 
 /// Others may ask this machine from now on.
 pub(super) fn answer_others(member: &Member, core: &Arc<Core>) {
-    let core = Arc::downgrade(core);
-    let asked = move |address: &str| Some(word(core.upgrade()?.vips.asked(address.parse().ok()?)).to_owned());
-    member.answer_question(QUESTION, Arc::new(asked));
+    for (question, quick) in [(QUESTION, false), (QUICKLY, true)] {
+        let core = Arc::downgrade(core);
+        let asked =
+            move |address: &str| Some(word(core.upgrade()?.vips.asked(address.parse().ok()?, quick)).to_owned());
+        member.answer_question(question, Arc::new(asked));
+    }
 }
 
 /// On the wire.
@@ -59,14 +64,25 @@ impl Peers for CarriersOf {
         true
     }
 
-    fn ask(&self, address: IpAddr) -> Pin<Box<dyn Future<Output = Found> + Send + '_>> {
+    fn ask(&self, address: IpAddr, quick: bool) -> Pin<Box<dyn Future<Output = Found> + Send + '_>> {
         Box::pin(async move {
             let mut asked = tokio::task::JoinSet::new();
             for name in CarriersOf::others(self, address) {
                 let member = self.member.clone();
-                asked.spawn(async move { answer(&member.ask(&name, QUESTION, &address.to_string()).await?) });
+                let question = if quick { QUICKLY } else { QUESTION };
+                asked.spawn(async move { answer(&member.ask(&name, question, &address.to_string()).await?) });
             }
-            let answers = asked.join_all().await;
+            let mut answers = Vec::new();
+            let all = async {
+                while let Some(answer) = asked.join_next().await {
+                    answers.push(answer.ok().flatten());
+                }
+            };
+            if !quick {
+                all.await;
+            } else if tokio::time::timeout(vip::quick::ANSWER, all).await.is_err() {
+                answers.push(None);
+            }
             if answers.iter().any(|a| matches!(a, Some(Answer::Claims | Answer::Holds))) {
                 Found::Taken
             } else if answers.iter().all(|a| *a == Some(Answer::Clear)) {

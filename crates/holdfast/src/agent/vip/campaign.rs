@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_cluster::election::{Campaign, Holder, Leadership};
-use holdfast_cluster::{Error, Event, KeyValue, Op, Result, Txn};
+use holdfast_cluster::{Change, Error, Event, Guard, KeyValue, LeaseId, Op, Order, Result, Store, Txn};
 use holdfast_policy::Timestamp;
 use holdfast_policy::vip;
 use tokio::sync::watch;
@@ -19,6 +19,27 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Who has the lease.
 pub(super) fn key(want: &Want) -> String {
     format!("/vip/{}", want.at.address)
+}
+
+/// Whether the owner is quick; under its lease.
+fn mode_key(want: &Want) -> String {
+    format!("/vip/{}/mode", want.at.address)
+}
+
+const QUICK: &[u8] = b"quick";
+const SLOW: &[u8] = b"slow";
+
+/// A lease, without what keeps it.
+#[derive(Clone, Copy)]
+pub(super) struct Held {
+    token: u64,
+    lease: LeaseId,
+}
+
+impl Held {
+    pub(super) fn of(leadership: &Leadership) -> Held {
+        Held { token: leadership.token().create_revision, lease: leadership.lease() }
+    }
 }
 
 /// Who gave it up on purpose last: `NODE TOKEN`.
@@ -47,6 +68,8 @@ pub(super) struct Campaigner {
     /// Which campaign of this life.
     pub(super) number: u64,
     pub(super) owner: Arc<Mutex<Option<String>>>,
+    /// Of an owner that is quick.
+    pub(super) quick: watch::Sender<Option<u64>>,
     pub(super) withdrawn: watch::Receiver<bool>,
 }
 
@@ -88,20 +111,29 @@ impl Campaigner {
 
     async fn attempt(&mut self, before: &mut Option<Before>) -> Result<Option<Leadership>> {
         if let Some(leadership) = self.campaign().resume().await? {
-            return Ok(Some(leadership));
+            // What the life before was is not known any more.
+            let slow = write(self.context.store.clone(), self.want.clone(), Held::of(&leadership), false).await?;
+            return Ok(slow.then_some(leadership));
         }
         let key = key(&self.want);
         let listing = self.context.store.list(key.clone()).await?;
+        let says_quick = listing.items.iter().any(|kv| kv.key == mode_key(&self.want) && kv.value == QUICK);
         if let Some(held) = listing.items.into_iter().find(|kv| kv.key == key) {
             *before = self.note(&held);
-            self.wait_for_end(&key, listing.revision).await?;
+            self.quick.send_replace(says_quick.then_some(held.create_revision));
+            let ended = self.wait_for_end(&key, held.create_revision, listing.revision).await;
+            self.quick.send_replace(None);
+            ended?;
             if let Some(before) = before {
                 before.gone = (self.context.clock)();
             }
             return Ok(None);
         }
         self.note_owner(None);
-        let delay = vip::campaign_delay(vip::rank(&self.want.prefer, &self.context.node));
+        // The one that was just lost is not waited for.
+        let lost = before.as_ref().map(|before| before.node.as_str());
+        let prefer: Vec<String> = self.want.prefer.iter().filter(|n| Some(n.as_str()) != lost).cloned().collect();
+        let delay = vip::campaign_delay(vip::rank(&prefer, &self.context.node));
         if tokio::time::timeout(delay, self.withdrawn.wait_for(|w| *w)).await.is_ok_and(|w| w.is_ok()) {
             return Ok(None);
         }
@@ -119,14 +151,21 @@ impl Campaigner {
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
     }
 
-    async fn wait_for_end(&mut self, key: &str, revision: u64) -> Result<()> {
+    async fn wait_for_end(&mut self, key: &str, token: u64, revision: u64) -> Result<()> {
+        let mode = mode_key(&self.want);
         let mut watch = self.context.store.watch(key.to_owned(), revision + 1).await?;
         let mut withdrawn = self.withdrawn.clone();
         loop {
             tokio::select! {
                 event = watch.next() => match event {
                     Event::Changes { changes, .. } if changes.iter().any(|c| c.key() == key) => return Ok(()),
-                    Event::Changes { .. } | Event::Progress { .. } => {}
+                    Event::Changes { changes, .. } => {
+                        for change in changes.iter().filter(|c| c.key() == mode) {
+                            let says_quick = matches!(change, Change::Put(kv) if kv.value == QUICK);
+                            self.quick.send_replace(says_quick.then_some(token));
+                        }
+                    }
+                    Event::Progress { .. } => {}
                     Event::Compacted { .. } | Event::Lost => {
                         return Err(Error::Unavailable { reason: "the watch was lost".into() });
                     }
@@ -142,6 +181,33 @@ impl Campaigner {
         let text = format!("{} {}", before.node, before.revision);
         said.is_ok_and(|kv| kv.is_some_and(|kv| kv.value == text.as_bytes()))
     }
+}
+
+/// Says whether this owner is quick; false when the lease is not its own any more. A write that nobody answered may arrive
+/// later: it then finds that the record is another than it was, and changes nothing.
+pub(super) async fn write(store: Arc<dyn Store>, want: Want, held: Held, quick: bool) -> Result<bool> {
+    let (owner, mode) = (key(&want), mode_key(&want));
+    let known = store.get(mode.clone()).await?.map_or(0, |kv| kv.mod_revision);
+    let value = if quick { QUICK } else { SLOW };
+    let guards = [Guard::created_at(&owner, held.token), Guard::unchanged(&mode, known)];
+    let put = Op::Put { key: mode, value: value.to_vec(), lease: Some(held.lease) };
+    if store.txn(Txn::when(guards).then([put])).await?.succeeded {
+        return Ok(true);
+    }
+    match store.get(owner).await? {
+        Some(kv) if kv.create_revision == held.token => {
+            Err(Error::Unavailable { reason: "the record was written meanwhile".into() })
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Ends the lease of an owner that is quick, if it is so still: then anybody may win it.
+pub(super) async fn depose(store: &dyn Store, want: &Want, token: u64) -> Result<bool> {
+    let (owner, mode) = (key(want), mode_key(want));
+    let says_quick = Guard::Value { key: mode.clone(), order: Order::Equal, value: QUICK.to_vec() };
+    let guards = [Guard::created_at(&owner, token), says_quick];
+    Ok(store.txn(Txn::when(guards).then([Op::delete(owner), Op::delete(mode)])).await?.succeeded)
 }
 
 /// Says that it is on purpose, and frees the lease.

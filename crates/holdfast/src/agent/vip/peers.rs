@@ -11,8 +11,9 @@ pub(crate) trait Peers: Send + Sync {
     /// Whether there are any.
     fn others(&self) -> bool;
 
-    /// [`Found::AllClear`] only when every one of them answered so.
-    fn ask(&self, address: IpAddr) -> Pin<Box<dyn Future<Output = Found> + Send + '_>>;
+    /// [`Found::AllClear`] only when every one of them answered so. A [`quick`](holdfast_policy::vip::quick) question is
+    /// answered in time or not at all.
+    fn ask(&self, address: IpAddr, quick: bool) -> Pin<Box<dyn Future<Output = Found> + Send + '_>>;
 }
 
 /// One node only.
@@ -23,7 +24,7 @@ impl Peers for Alone {
         false
     }
 
-    fn ask(&self, _: IpAddr) -> Pin<Box<dyn Future<Output = Found> + Send + '_>> {
+    fn ask(&self, _: IpAddr, _: bool) -> Pin<Box<dyn Future<Output = Found> + Send + '_>> {
         Box::pin(std::future::ready(Found::AllClear))
     }
 }

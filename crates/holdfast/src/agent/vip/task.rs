@@ -16,7 +16,7 @@ use holdfast_policy::{Timestamp, Transition};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::campaign::{self, Before, Campaigner, Won};
+use super::campaign::{self, Before, Campaigner, Held, Won};
 use super::{Context, Shared, Want};
 
 /// Renewals and the health of the balancers are looked at so often; nothing of either costs a system call.
@@ -27,6 +27,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// answer of a host in the same network takes a millisecond.
 const PROBES: u32 = 3;
 const PROBE_EVERY: Duration = Duration::from_millis(100);
+/// Where a second is all there is.
+const PROBE_QUICKLY: Duration = Duration::from_millis(40);
 /// The journal hears of a host that goes on and on so often.
 const CONFLICT_EVERY: Duration = Duration::from_secs(10);
 
@@ -47,6 +49,12 @@ pub(super) struct Task {
     campaign: Option<(JoinHandle<Option<Won>>, watch::Sender<bool>)>,
     campaigns: u64,
     question: Option<JoinHandle<(Timestamp, Found)>>,
+    quick_question: Option<JoinHandle<(Timestamp, Found)>>,
+    /// What was written of this owner, and whether it was taken; an error when nobody knows.
+    writing: Option<JoinHandle<(bool, holdfast_cluster::Result<bool>)>>,
+    /// Of another owner that is quick.
+    quick_owner: watch::Receiver<Option<u64>>,
+    tell_quick_owner: watch::Sender<Option<u64>>,
     /// Probes sent, and when the next is due.
     probe: Option<(u32, Timestamp)>,
     answered_by: Option<Mac>,
@@ -65,6 +73,9 @@ enum Happened {
     Heard(Heard),
     Campaign(Option<Won>),
     Peers(Timestamp, Found),
+    QuickPeers(Timestamp, Found),
+    Written(Option<(bool, holdfast_cluster::Result<bool>)>),
+    QuickOwner,
     Lost(Lost),
     Broken(io::Error),
     Tick,
@@ -73,6 +84,7 @@ enum Happened {
 impl Task {
     pub(super) fn new(want: Want, context: Context, shared: Arc<Shared>, stop: watch::Receiver<bool>) -> Task {
         let since = (context.clock)();
+        let (tell_quick_owner, quick_owner) = watch::channel(None);
         Task {
             want,
             context,
@@ -83,6 +95,10 @@ impl Task {
             campaign: None,
             campaigns: 0,
             question: None,
+            quick_question: None,
+            writing: None,
+            quick_owner,
+            tell_quick_owner,
             probe: None,
             answered_by: None,
             conflict_told: None,
@@ -106,6 +122,7 @@ impl Task {
             renew: timings.renew,
             give_up: timings.give_up,
             others: self.context.peers.others(),
+            quick: self.want.quick && self.context.peers.others(),
             rules: self.context.rules,
         };
         *self.machine() = Some(Machine::new(settings, self.now()));
@@ -190,6 +207,15 @@ impl Task {
                     self.question = None;
                     self.tell(Event::Peers { asked, found });
                 }
+                Happened::QuickPeers(asked, found) => {
+                    self.quick_question = None;
+                    self.tell(Event::QuickPeers { asked, found });
+                }
+                Happened::Written(written) => self.written(written),
+                Happened::QuickOwner => {
+                    let token = *self.quick_owner.borrow_and_update();
+                    self.tell(Event::QuickOwner(token));
+                }
                 Happened::Lost(lost) => {
                     self.leadership = None;
                     let loss = if lost == Lost::Revoked { Loss::Revoked } else { Loss::Unanswered };
@@ -221,6 +247,12 @@ impl Task {
                 Ok((asked, found)) => Happened::Peers(asked, found),
                 Err(_) => Happened::Peers(now, Found::Silent),
             },
+            Some(answer) = maybe(self.quick_question.as_mut()) => match answer {
+                Ok((asked, found)) => Happened::QuickPeers(asked, found),
+                Err(_) => Happened::QuickPeers(now, Found::Silent),
+            },
+            Some(written) = maybe(self.writing.as_mut()) => Happened::Written(written.ok()),
+            Ok(()) = self.quick_owner.changed() => Happened::QuickOwner,
             Some(lost) = maybe(lost.map(Box::pin)) => Happened::Lost(lost),
             () = tokio::time::sleep(wait) => Happened::Tick,
         }
@@ -248,6 +280,22 @@ impl Task {
         }
         self.leadership = Some(won.leadership);
         self.lease();
+    }
+
+    /// Nobody knows what became of one that was not answered: the machine asks for it again.
+    fn written(&mut self, written: Option<(bool, holdfast_cluster::Result<bool>)>) {
+        self.writing = None;
+        match written {
+            Some((quick, Ok(taken))) => {
+                if !taken {
+                    self.leadership = None;
+                }
+                tracing::info!(address = %self.want.at, quick, taken, "whether the owner is quick");
+                self.tell(Event::Written { quick, taken });
+            }
+            Some((_, Err(error))) => tracing::debug!(address = %self.want.at, %error, "not written"),
+            None => {}
+        }
     }
 
     fn heard(&mut self, heard: Heard) {
@@ -320,7 +368,8 @@ impl Task {
                 self.tell(Event::Probed { answered: false });
             }
             Some((sent, due)) if now >= due => {
-                self.probe = Some((sent + 1, now + PROBE_EVERY));
+                let every = if self.want.quick { PROBE_QUICKLY } else { PROBE_EVERY };
+                self.probe = Some((sent + 1, now + every));
                 if let Err(error) = wire.link.probe() {
                     self.probe = None;
                     self.troubled(error.to_string(), error.code());
@@ -370,9 +419,34 @@ impl Task {
             }
             Action::AskPeers => {
                 let (peers, address, asked) = (self.context.peers.clone(), self.want.at.address, self.now());
-                self.question = Some(tokio::spawn(async move { (asked, peers.ask(address).await) }));
+                self.question = Some(tokio::spawn(async move { (asked, peers.ask(address, false).await) }));
+            }
+            Action::AskQuickly => {
+                let (peers, address, asked) = (self.context.peers.clone(), self.want.at.address, self.now());
+                self.quick_question = Some(tokio::spawn(async move { (asked, peers.ask(address, true).await) }));
+            }
+            Action::Write { quick } => self.write(quick),
+            Action::Depose { token } => {
+                let (store, want) = (self.context.store.clone(), self.want.clone());
+                tokio::spawn(async move {
+                    match campaign::depose(&*store, &want, token).await {
+                        Ok(done) => {
+                            tracing::info!(address = %want.at, token, done, "the owner is silent: its lease is ended")
+                        }
+                        Err(error) => {
+                            tracing::debug!(address = %want.at, %error, "the lease of a silent owner is not ended")
+                        }
+                    }
+                });
             }
         }
+    }
+
+    /// The last wish counts; one before that is not answered yet is not waited for.
+    fn write(&mut self, quick: bool) {
+        let Some(held) = self.leadership.as_ref().map(Held::of) else { return };
+        let write = campaign::write(self.context.store.clone(), self.want.clone(), held, quick);
+        self.writing = Some(tokio::spawn(async move { (quick, write.await) }));
     }
 
     fn run_for_it(&mut self) {
@@ -389,6 +463,7 @@ impl Task {
             want: self.want.clone(),
             number: self.campaigns,
             owner: self.owner.clone(),
+            quick: self.tell_quick_owner.clone(),
             withdrawn,
         };
         self.campaign = Some((tokio::spawn(campaigner.run()), withdraw));
@@ -470,7 +545,7 @@ impl Task {
 
     fn publish(&self, interface: Option<&Interface>) {
         let now = self.now();
-        let (state, kernel_until) = self.with(|m| (m.state(), m.kernel_until()));
+        let (state, kernel_until, quick) = self.with(|m| (m.state(), m.kernel_until(), m.is_quick()));
         let ttl_after = self.want.timings.ttl - self.want.timings.give_up;
         let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let held = self.leadership.as_ref().filter(|l| l.holds());
@@ -478,6 +553,7 @@ impl Task {
             address: self.want.at.to_string(),
             interface: interface.map(|i| i.name.clone()),
             state: state.name().to_owned(),
+            quick: quick && state == State::Owned,
             owner: if held.is_some() { Some(self.context.node.clone()) } else { owner },
             lease_left_ms: held.map(|l| millis(now.until(l.deadline() + ttl_after))),
             kernel_left_ms: (kernel_until > now && kernel_until != Timestamp::NEVER)

@@ -49,7 +49,7 @@ impl Peers for Asked {
         true
     }
 
-    fn ask(&self, _: IpAddr) -> Pin<Box<dyn Future<Output = Found> + Send + '_>> {
+    fn ask(&self, _: IpAddr, _: bool) -> Pin<Box<dyn Future<Output = Found> + Send + '_>> {
         let clear = self.0.load(Ordering::SeqCst);
         Box::pin(std::future::ready(if clear { Found::AllClear } else { Found::Silent }))
     }
@@ -83,7 +83,7 @@ impl Node {
             journal: Arc::new(move |event| heard.lock().unwrap().push(event)),
             rules: Rules::default(),
         };
-        let want = Want { at: Net::at(), interface: None, timings, prefer: Vec::new() };
+        let want = Want { at: Net::at(), interface: None, timings, quick: false, prefer: Vec::new() };
         let vips = Arc::new(Vips::new(context));
         let (orders, mut given) = mpsc::unbounded_channel();
         let inner = vips.clone();
