@@ -1,5 +1,9 @@
 //! The epoch of the coordination state: the first half of every fencing token.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use holdfast_policy::Timestamp;
 use holdfast_policy::lease::FencingToken;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +44,46 @@ impl Record {
         let next = epoch.max(highest.epoch) + 1;
         let is_newest = highest <= FencingToken { epoch, create_revision: revision };
         (!is_ours || !is_newest).then(|| Record { version: 1, epoch: next, of: of.map(str::to_owned) })
+    }
+}
+
+/// The epoch to act under, shared by who learns it and who acts.
+#[derive(Debug, Default)]
+pub struct Current {
+    /// 0 while it is not known.
+    epoch: AtomicU64,
+    /// When it was learnt that the store was set back, in nanoseconds since boot; 0 when it never was.
+    set_back_ns: AtomicU64,
+}
+
+impl Current {
+    pub fn of(epoch: u64) -> Current {
+        Current { epoch: AtomicU64::new(epoch), ..Current::default() }
+    }
+
+    pub fn known(&self) -> Option<u64> {
+        Some(self.epoch.load(Ordering::Acquire)).filter(|epoch| *epoch != 0)
+    }
+
+    /// Another store answers: nothing is claimed before its epoch is known.
+    pub fn forget(&self) {
+        self.epoch.store(0, Ordering::Release);
+    }
+
+    /// `set_back`: it is the epoch of an older copy, as was learnt then.
+    pub fn learn(&self, epoch: u64, set_back: Option<Timestamp>) {
+        if let Some(now) = set_back {
+            self.set_back_ns.store(now.as_nanos(), Ordering::Release);
+        }
+        self.epoch.store(epoch, Ordering::Release);
+    }
+
+    /// A copy does not know who took a lease after it was made: whoever did may act for as long as that lease lives.
+    pub fn may_claim(&self, now: Timestamp, ttl: Duration) -> bool {
+        match self.set_back_ns.load(Ordering::Acquire) {
+            0 => true,
+            at => now >= Timestamp::from_nanos(at) + ttl,
+        }
     }
 }
 

@@ -18,7 +18,6 @@ mod vip;
 mod waiting;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use holdfast_cluster::Store;
@@ -159,7 +158,9 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
         ports: core::ports(&records).await,
         store: Arc::new(store.clone()),
         leases: member.as_ref().map_or_else(|| Arc::new(store.clone()) as Arc<dyn Store>, |m| m.store.clone()),
-        epoch: member.as_ref().map_or_else(|| Arc::new(AtomicU64::new(epoch)), |m| m.epoch.clone()),
+        epoch: member
+            .as_ref()
+            .map_or_else(|| Arc::new(holdfast_cluster::epoch::Current::of(epoch)), |m| m.epoch.clone()),
         journal: Some(journal.clone()),
         waiting: Some(Arc::new(waiting::Watch::new(planes.clone()))),
         life: life.clone(),

@@ -20,7 +20,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use holdfast_cluster::Store;
@@ -61,7 +60,7 @@ pub struct Options {
     /// Where the leases of fenced instances are held: in a cluster the store that all machines share.
     pub leases: Arc<dyn Store>,
     /// Of that store: first half of every fencing token. 0 while it is not known yet: no lease is taken then.
-    pub epoch: Arc<AtomicU64>,
+    pub epoch: Arc<holdfast_cluster::epoch::Current>,
     pub journal: Option<Journal>,
     /// Tells on which instances requests wait, and takes verdicts on them.
     pub waiting: Option<Arc<dyn Waiting>>,

@@ -443,6 +443,7 @@ fn vip_context(
         holder: member.map_or_else(|| node.clone(), |m| m.holder()),
         node,
         epoch,
+        claims: member.map_or_else(|| Arc::new(holdfast_cluster::epoch::Current::of(epoch)), |m| m.epoch.clone()),
         life,
         peers: match member {
             Some(member) => Arc::new(member::CarriersOf { member: member.clone(), core: core.clone() }),

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use holdfast_cluster::epoch::Current;
 use holdfast_cluster::etcd::{Etcd, Login, Options, Secret, Tls};
 use holdfast_cluster::members::{Assignment, RESTART, View};
 use holdfast_cluster::records::{self, Records};
@@ -94,7 +95,7 @@ pub(crate) struct Member {
     trouble: Mutex<Option<String>>,
     token: Mutex<FencingToken>,
     /// Of the shared store that is followed; 0 while it is not known, and then nothing is claimed.
-    pub(crate) epoch: Arc<AtomicU64>,
+    pub(crate) epoch: Arc<Current>,
     /// It was a member under its name at least once: nobody else is.
     admitted: AtomicBool,
     /// `None` while another leads.
@@ -120,7 +121,10 @@ impl Member {
             Some(address) => address,
             None => own_address(&cluster)?,
         };
-        let etcd = Etcd::new(options(&cluster)?).map_err(|e| {
+        let mut options = options(&cluster)?;
+        // A member on this machine dies with it: nobody here waits for one that is gone.
+        options.endpoints.sort_by_key(|url| !url.contains(&format!("//{address}:")));
+        let etcd = Etcd::new(options).map_err(|e| {
             let failure = Failure::new(e.code(), "cannot use etcd as [cluster] says").because_of(&e).exit(Exit::Usage);
             match e.hint() {
                 Some(hint) => failure.hint(hint),

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use holdfast_cluster::epoch::Current;
 use holdfast_cluster::{Clock, Store};
 use holdfast_config::Config;
 use holdfast_host::address::{self, Netlink, Prefixed};
@@ -49,6 +50,8 @@ pub(crate) struct Context {
     /// The same for one data directory only: names the holder of a lease.
     pub(crate) holder: String,
     pub(crate) epoch: u64,
+    /// Whether a lease may be claimed, after the store was set back.
+    pub(crate) claims: Arc<Current>,
     /// This life of the agent; tells its campaigns from those of others.
     pub(crate) life: String,
     pub(crate) peers: Arc<dyn Peers>,

@@ -9,10 +9,9 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use holdfast_cluster::{Error, Guard, KeyValue, LeaseId, Op, Response, Store, Txn};
+use holdfast_cluster::{Error, Guard, KeyValue, LeaseId, Op, Response, Store, Txn, epoch};
 use holdfast_host::clock;
 use holdfast_policy::lease::{FencingToken, Timings};
 use holdfast_policy::time::millis;
@@ -83,7 +82,7 @@ impl Leases {
     pub(crate) fn start(
         store: Arc<dyn Store>,
         node: String,
-        epoch: Arc<AtomicU64>,
+        epoch: Arc<epoch::Current>,
         results: mpsc::Sender<Event>,
     ) -> Leases {
         // Bounded by the Supervisor, which asks once for each instance and renewal period.
@@ -126,8 +125,12 @@ struct Held {
 struct Keeper {
     store: Arc<dyn Store>,
     node: String,
-    epoch: Arc<AtomicU64>,
+    epoch: Arc<epoch::Current>,
     held: BTreeMap<InstanceId, Held>,
+}
+
+fn unknown_epoch() -> Error {
+    Error::Unavailable { reason: "the epoch of the store is not known yet".into() }
 }
 
 enum Answer<T> {
@@ -193,12 +196,9 @@ impl Keeper {
         shared: bool,
         timings: Timings,
     ) -> Result<Answer<FencingToken>, Error> {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        if epoch == 0 {
-            return Err(Error::Unavailable { reason: "the epoch of the store is not known yet".into() });
-        }
+        let epoch = self.epoch.known().ok_or_else(unknown_epoch)?;
         let answer = self.take(instance, shared, timings).await?;
-        if self.epoch.load(Ordering::Acquire) != epoch {
+        if self.epoch.known() != Some(epoch) {
             return Err(Error::Unavailable { reason: "another store, or an older copy, answers than before".into() });
         }
         Ok(match answer {
@@ -216,10 +216,17 @@ impl Keeper {
             }
         }
         let key = key(instance, shared);
+        // Whatever the copy says of this lease, others may have had it after it was made.
+        let may_claim = self.epoch.may_claim(clock::now(), timings.ttl);
+        let set_back = || {
+            let reason = "the store was set back: who holds the lease by what it has forgotten may still act";
+            Error::Unavailable { reason: reason.into() }
+        };
         for _ in 0..2 {
             // Most claims find the key taken; a lease is granted for those that do not.
             let (lease, found) = match self.store.get(key.clone()).await? {
                 Some(found) => (None, Some(found)),
+                None if !may_claim => return Err(set_back()),
                 None => {
                     let lease = self.store.grant(timings.ttl).await?.id;
                     match self.claim(&key, instance, shared, lease).await? {
@@ -238,6 +245,9 @@ impl Keeper {
             let Some(found) = found else { continue };
             if !self.is_own(&found, instance) {
                 return Ok(Answer::Taken(holder_name(&found)));
+            }
+            if !may_claim {
+                return Err(set_back());
             }
             // Of this node's last agent, or of a claim whose answer was lost: the lease and its token go on.
             let Some(lease) = found.lease else { return Ok(Answer::Taken("a key without a lease".into())) };

@@ -374,7 +374,8 @@ impl Town {
                 Ask::Hold { .. } if agent.member.epoch() == 0 => continue,
                 Ask::Hold { instance, shared, timings, .. } => {
                     let held = agent.held.get(instance).copied();
-                    Call::Hold { instance: instance.clone(), shared: *shared, ttl: timings.ttl, held }
+                    let claims = agent.member.current.may_claim(local, timings.ttl);
+                    Call::Hold { instance: instance.clone(), shared: *shared, ttl: timings.ttl, held, claims }
                 }
                 Ask::Release { instance, shared, .. } => Call::Release { instance: instance.clone(), shared: *shared },
                 Ask::Fenced(instance) => Call::Fenced(instance.clone()),

@@ -45,6 +45,8 @@ pub(super) enum Call {
         shared: bool,
         ttl: Duration,
         held: Option<(LeaseId, u64)>,
+        /// Also when nobody has it.
+        claims: bool,
     },
     Release {
         instance: InstanceId,
@@ -124,7 +126,7 @@ impl Town {
             Call::Fetch { next, .. } => Reply::Fetched(self.store.since(next)),
             // An answer of another store than the one that is followed says nothing about tokens.
             Call::Hold { .. } if self.rules.new_epoch && !self.is_followed(m) => Reply::Unavailable,
-            Call::Hold { instance, shared, ttl, held } => self.hold(m, &instance, shared, ttl, held),
+            Call::Hold { instance, shared, ttl, held, claims } => self.hold(m, &instance, shared, (ttl, claims), held),
             Call::Release { instance, shared } => self.release(m, &instance, shared),
             Call::Fenced(instance) => {
                 let (mut owed, _) = Owed::read(self.store.get(&owed_key(&instance)));
@@ -191,7 +193,7 @@ impl Town {
         m: usize,
         instance: &InstanceId,
         shared: bool,
-        ttl: Duration,
+        (ttl, claims): (Duration, bool),
         held: Option<(LeaseId, u64)>,
     ) -> Reply {
         let now = self.now;
@@ -210,9 +212,15 @@ impl Town {
         if let Some(found) = self.store.get(&key).cloned() {
             let is_own = String::from_utf8_lossy(&found.value) == *own;
             let Some(lease) = found.lease.filter(|_| is_own) else { return Reply::Taken };
+            if !claims {
+                return Reply::Unavailable;
+            }
             if self.store.keep_alive(now, lease) {
                 return Reply::Held { lease, revision: found.create_revision, owed: owed(self) };
             }
+            return Reply::Unavailable;
+        }
+        if !claims {
             return Reply::Unavailable;
         }
         let lease = self.new_lease(ttl);

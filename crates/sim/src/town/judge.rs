@@ -158,16 +158,22 @@ impl Town {
         }
     }
 
-    /// Of all machines, at this very moment. What an agent that stands still has called ready goes on to serve.
+    /// Of all machines, at this very moment. What an agent that stands still has called ready goes on to serve, and so does
+    /// what one has left that died.
     fn ready_now(&self) -> BTreeSet<InstanceId> {
         let mut ready = BTreeSet::new();
         for machine in self.machines.iter().filter(|machine| machine.up && !machine.frozen) {
-            let Some(agent) = &machine.agent else { continue };
-            for (id, (_, state)) in &agent.published {
-                let runs = machine.host.places.get(id).is_some_and(|p| !p.children.is_empty() && p.stopped.is_none());
-                if *state == EndpointState::Ready && runs {
-                    ready.insert(id.clone());
-                }
+            let local = machine.local(self.now);
+            for (id, place) in machine.host.places.iter().filter(|(_, place)| place.stopped.is_none()) {
+                let answers = place.children.iter().any(|c| local >= c.ready_at && local >= c.hung_until);
+                let serves = match &machine.agent {
+                    Some(agent) => {
+                        let called = agent.published.get(id).is_some_and(|(_, state)| *state == EndpointState::Ready);
+                        called && !place.children.is_empty()
+                    }
+                    None => answers,
+                };
+                ready.extend(serves.then(|| id.clone()));
             }
         }
         ready

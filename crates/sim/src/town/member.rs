@@ -8,7 +8,7 @@ use std::time::Duration;
 use holdfast_cluster::members::{
     ALIVE, Assignment, InstanceState, LEADER, LINKS, Links, NODE, NodeState, Registration, STATE, View, put,
 };
-use holdfast_cluster::{Change, Event as Told, Guard, LeaseId, Txn};
+use holdfast_cluster::{Change, Event as Told, Guard, LeaseId, Txn, epoch};
 use holdfast_observe::status::{self, State as Shown};
 use holdfast_policy::lease::{Action as Renewal, FencingToken, Keeper, Timings};
 use holdfast_policy::membership::Link;
@@ -134,6 +134,8 @@ pub(super) struct Member {
     holders: Option<u64>,
     holders_at: Timestamp,
     pub(super) leader: Option<Leader>,
+    /// Whether leases may be claimed.
+    pub(super) current: epoch::Current,
 }
 
 impl Member {
@@ -166,6 +168,7 @@ impl Member {
             holders: None,
             holders_at: local,
             leader: None,
+            current: epoch::Current::default(),
         }
     }
 
@@ -424,6 +427,7 @@ impl Town {
         };
         let token = FencingToken { epoch, create_revision: listing.revision };
         let restored = member.token.epoch > 0 && epoch > member.token.epoch;
+        member.current.learn(epoch, restored.then_some(local));
         member.token = member.token.max(token);
         member.view = View::of(&listing);
         (member.next, member.cluster, member.fresh) = (listing.revision + 1, cluster, true);
@@ -441,6 +445,8 @@ impl Town {
 
     pub(super) fn drive(&mut self, m: usize, which: Which, wants: bool) {
         let local = self.machines[m].local(self.now);
+        let claims = self.member(m).is_some_and(|member| member.current.may_claim(local, TIMINGS.ttl));
+        let wants = wants && (which != Which::Address || claims);
         let Some(role) = self.role(m, which) else { return };
         if let Some(keeper) = &mut role.keeper {
             match keeper.poll(local) {

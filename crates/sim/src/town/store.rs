@@ -7,9 +7,8 @@ use std::time::Duration;
 use holdfast_cluster::{Change, Event, KeyValue, LeaseId, Listing, Op, Outcome, Response, Txn};
 use holdfast_policy::Timestamp;
 
-/// A restore stops all members first. Shorter than a lease it would be a second store beside the first: holders of leases
-/// that the copy knows nothing of would still act.
-const RESTORE: Duration = Duration::from_secs(12);
+/// A restore stops all members first. It is shorter than a lease: holders of leases that the copy knows nothing of still act.
+const RESTORE: Duration = Duration::from_secs(1);
 /// Revisions kept unless they are compacted.
 const HISTORY: usize = 20_000;
 

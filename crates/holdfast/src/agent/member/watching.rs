@@ -1,7 +1,6 @@
 //! Keeps the view of the shared store: list, watch from there, and again when the watch ends.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_cluster::members::View;
@@ -96,7 +95,7 @@ impl Member {
 async fn follow(member: &Member) -> Result<(), Error> {
     let answers = member.etcd.cluster_id().await?;
     if member.etcd.followed() != Some(answers) {
-        member.epoch.store(0, Ordering::Release);
+        member.epoch.forget();
         member.etcd.follow(answers);
     }
     Ok(())
@@ -108,13 +107,14 @@ async fn notice_older_copy(member: &Member, core: &Core, revision: u64) -> Resul
     let known = member.newest(member.seen().view.revision).max(member.highest_token());
     let of = member.etcd.followed().map(epoch::name_of);
     let epoch = epoch::settle(&*member.store, of.as_deref(), [known]).await?;
-    if known.epoch > 0 && epoch > known.epoch {
+    let set_back = (known.epoch > 0 && epoch > known.epoch).then(clock::now);
+    if set_back.is_some() {
         let reason =
             format!("the shared store is an older copy (revision {revision}, {known} was seen): epoch {epoch}");
         tell(core, "present", "restored", &reason);
     }
     member.keep_token(FencingToken { epoch, create_revision: revision }).await;
-    member.epoch.store(epoch, Ordering::Release);
+    member.epoch.learn(epoch, set_back);
     Ok(())
 }
 

@@ -137,6 +137,10 @@ impl Campaigner {
         if tokio::time::timeout(delay, self.withdrawn.wait_for(|w| *w)).await.is_ok_and(|w| w.is_ok()) {
             return Ok(None);
         }
+        let claims = &self.context.claims;
+        if claims.known().is_none() || !claims.may_claim((self.context.clock)(), self.want.timings.ttl) {
+            return Err(Error::Unavailable { reason: "the store was set back, or another answers".into() });
+        }
         self.campaign().try_win().await
     }
 

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use holdfast_cluster::{Error, Event as Told, KeyValue, Store};
+use holdfast_cluster::{Error, Event as Told, KeyValue, Store, epoch};
 use holdfast_host::clock;
 use holdfast_policy::InstanceId;
 use holdfast_policy::lease::FencingToken;
 use tokio::sync::mpsc;
 
-use super::{Holder, LEASES, Owed, STANDBY, Wanted};
+use super::{Holder, LEASES, Owed, STANDBY, Wanted, unknown_epoch};
 use crate::supervisor::{self, Event, Wish};
 
 /// After an engine that does not answer.
@@ -19,7 +18,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// All is read again this often, whatever watches say.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-pub(super) async fn run(store: Arc<dyn Store>, epoch: Arc<AtomicU64>, results: mpsc::Sender<Event>) {
+pub(super) async fn run(store: Arc<dyn Store>, epoch: Arc<epoch::Current>, results: mpsc::Sender<Event>) {
     loop {
         if let Err(error) = follow(&*store, &epoch, &results).await {
             tracing::debug!(%error, "leases are not watched at present");
@@ -32,17 +31,14 @@ pub(super) async fn run(store: Arc<dyn Store>, epoch: Arc<AtomicU64>, results: m
 }
 
 /// Until a watch ends: lists, tells, and lists again whenever something changed. There are few keys.
-async fn follow(store: &dyn Store, epoch: &AtomicU64, results: &mpsc::Sender<Event>) -> Result<(), Error> {
+async fn follow(store: &dyn Store, epoch: &epoch::Current, results: &mpsc::Sender<Event>) -> Result<(), Error> {
     let first = store.list(LEASES.into()).await?;
     let mut leases = store.watch(LEASES.into(), first.revision + 1).await?;
     let mut wishes = store.watch(STANDBY.into(), first.revision + 1).await?;
     loop {
-        let known = epoch.load(Ordering::Acquire);
-        if known == 0 {
-            return Err(Error::Unavailable { reason: "the epoch of the store is not known yet".into() });
-        }
+        let known = epoch.known().ok_or_else(unknown_epoch)?;
         let listed = (store.list(LEASES.into()).await?.items, store.list(STANDBY.into()).await?.items);
-        if epoch.load(Ordering::Acquire) != known {
+        if epoch.known() != Some(known) {
             continue;
         }
         if results.send(snapshot(known, listed.0, listed.1)).await.is_err() {

@@ -212,7 +212,7 @@ fn next_range() -> u16 {
 
 async fn start(data_dir: &Path, store: &Arc<Embedded>, ports: u16, life: u32) -> Handle {
     let options = Options {
-        epoch: Arc::new(std::sync::atomic::AtomicU64::new(1)),
+        epoch: Arc::new(holdfast_cluster::epoch::Current::of(1)),
         data_dir: data_dir.to_owned(),
         node: NodeId::from("here"),
         zone: None,

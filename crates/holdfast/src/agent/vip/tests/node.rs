@@ -76,6 +76,7 @@ impl Node {
             node: name.to_owned(),
             holder: name.to_owned(),
             epoch: 1,
+            claims: Arc::new(holdfast_cluster::epoch::Current::of(1)),
             life: format!("{:?}", std::time::Instant::now()),
             peers,
             well: Arc::new(|| Some(true)),
