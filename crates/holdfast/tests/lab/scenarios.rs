@@ -11,7 +11,7 @@ use crate::roles::parent_of;
 use crate::town::{MACHINES, Town, kill};
 
 /// Those that the test lane has time for: the others are told by tests of their own.
-const SHORT: [&str; 3] = ["short", "leader", "processes"];
+const SHORT: [&str; 2] = ["leader", "processes"];
 
 fn town() -> Option<Town> {
     let town = Town::build(&Options { etcd: 3, ..Options::default() })?;
