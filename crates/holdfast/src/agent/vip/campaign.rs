@@ -1,6 +1,6 @@
 //! Getting the lease of an address: its own dead predecessor's at once, a free one after the nodes that are preferred.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_cluster::election::{Campaign, Holder, Leadership};
@@ -53,11 +53,12 @@ pub(super) struct Won {
     pub(super) before: Option<Before>,
 }
 
+#[derive(Clone)]
 pub(super) struct Before {
     pub(super) node: String,
     revision: u64,
     /// When its lease was seen to be gone.
-    pub(super) gone: Timestamp,
+    pub(super) gone: Option<Timestamp>,
     /// It said that it leaves.
     pub(super) planned: bool,
 }
@@ -68,6 +69,8 @@ pub(super) struct Campaigner {
     /// Which campaign of this life.
     pub(super) number: u64,
     pub(super) owner: Arc<Mutex<Option<String>>>,
+    /// The last holder that a campaign saw: one that is withdrawn while a lease ends leaves it to the next.
+    pub(super) before: Arc<Mutex<Option<Before>>>,
     /// Of an owner that is quick.
     pub(super) quick: watch::Sender<Option<u64>>,
     pub(super) withdrawn: watch::Receiver<bool>,
@@ -90,10 +93,10 @@ impl Campaigner {
 
     /// `None` when it was withdrawn. An attempt under way is always seen through, so that no lease is left behind.
     pub(super) async fn run(mut self) -> Option<Won> {
-        let mut before: Option<Before> = None;
         while !*self.withdrawn.borrow() {
-            match self.attempt(&mut before).await {
+            match self.attempt().await {
                 Ok(Some(leadership)) => {
+                    let mut before = self.last().take();
                     if let Some(before) = &mut before {
                         before.planned = self.left(before).await;
                     }
@@ -109,7 +112,18 @@ impl Campaigner {
         None
     }
 
-    async fn attempt(&mut self, before: &mut Option<Before>) -> Result<Option<Leadership>> {
+    fn last(&self) -> MutexGuard<'_, Option<Before>> {
+        self.before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lease of the last holder is not there.
+    fn note_gone(&self) {
+        if let Some(before) = &mut *self.last() {
+            before.gone.get_or_insert((self.context.clock)());
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<Option<Leadership>> {
         if let Some(leadership) = self.campaign().resume().await? {
             // What the life before was is not known any more.
             let slow = write(self.context.store.clone(), self.want.clone(), Held::of(&leadership), false).await?;
@@ -119,20 +133,20 @@ impl Campaigner {
         let listing = self.context.store.list(key.clone()).await?;
         let says_quick = listing.items.iter().any(|kv| kv.key == mode_key(&self.want) && kv.value == QUICK);
         if let Some(held) = listing.items.into_iter().find(|kv| kv.key == key) {
-            *before = self.note(&held);
+            self.note(&held);
             self.quick.send_replace(says_quick.then_some(held.create_revision));
             let ended = self.wait_for_end(&key, held.create_revision, listing.revision).await;
             self.quick.send_replace(None);
-            ended?;
-            if let Some(before) = before {
-                before.gone = (self.context.clock)();
+            if ended? {
+                self.note_gone();
             }
             return Ok(None);
         }
         self.note_owner(None);
+        self.note_gone();
         // The one that was just lost is not waited for.
-        let lost = before.as_ref().map(|before| before.node.as_str());
-        let prefer: Vec<String> = self.want.prefer.iter().filter(|n| Some(n.as_str()) != lost).cloned().collect();
+        let lost = self.last().as_ref().map(|before| before.node.clone());
+        let prefer: Vec<String> = self.want.prefer.iter().filter(|n| Some(*n) != lost.as_ref()).cloned().collect();
         let delay = vip::campaign_delay(vip::rank(&prefer, &self.context.node));
         if tokio::time::timeout(delay, self.withdrawn.wait_for(|w| *w)).await.is_ok_and(|w| w.is_ok()) {
             return Ok(None);
@@ -144,25 +158,26 @@ impl Campaigner {
         self.campaign().try_win().await
     }
 
-    fn note(&self, held: &KeyValue) -> Option<Before> {
-        let holder = serde_json::from_slice::<Holder>(&held.value).ok()?.node;
-        let node = holder.split_once('#').map_or(holder.as_str(), |(node, _)| node).to_owned();
-        self.note_owner(Some(node.clone()));
-        Some(Before { node, revision: held.create_revision, gone: (self.context.clock)(), planned: false })
+    fn note(&self, held: &KeyValue) {
+        let holder = serde_json::from_slice::<Holder>(&held.value).ok().map(|holder| holder.node);
+        let node = holder.map(|holder| holder.split_once('#').map_or(&*holder, |(node, _)| node).to_owned());
+        self.note_owner(node.clone());
+        *self.last() = node.map(|node| Before { node, revision: held.create_revision, gone: None, planned: false });
     }
 
     fn note_owner(&self, owner: Option<String>) {
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
     }
 
-    async fn wait_for_end(&mut self, key: &str, token: u64, revision: u64) -> Result<()> {
+    /// Whether it ended; false when it is time to look again.
+    async fn wait_for_end(&mut self, key: &str, token: u64, revision: u64) -> Result<bool> {
         let mode = mode_key(&self.want);
         let mut watch = self.context.store.watch(key.to_owned(), revision + 1).await?;
         let mut withdrawn = self.withdrawn.clone();
         loop {
             tokio::select! {
                 event = watch.next() => match event {
-                    Event::Changes { changes, .. } if changes.iter().any(|c| c.key() == key) => return Ok(()),
+                    Event::Changes { changes, .. } if changes.iter().any(|c| c.key() == key) => return Ok(true),
                     Event::Changes { changes, .. } => {
                         for change in changes.iter().filter(|c| c.key() == mode) {
                             let says_quick = matches!(change, Change::Put(kv) if kv.value == QUICK);
@@ -174,8 +189,8 @@ impl Campaigner {
                         return Err(Error::Unavailable { reason: "the watch was lost".into() });
                     }
                 },
-                _ = withdrawn.wait_for(|w| *w) => return Ok(()),
-                () = tokio::time::sleep(LOOK_EVERY) => return Ok(()),
+                _ = withdrawn.wait_for(|w| *w) => return Ok(false),
+                () = tokio::time::sleep(LOOK_EVERY) => return Ok(false),
             }
         }
     }

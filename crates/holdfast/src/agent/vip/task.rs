@@ -61,6 +61,8 @@ pub(super) struct Task {
     conflict_told: Option<Timestamp>,
     look_at: Timestamp,
     owner: Arc<Mutex<Option<String>>>,
+    /// Whom the next campaign succeeds.
+    before: Arc<Mutex<Option<Before>>>,
     /// Since a takeover was begun that nobody planned.
     takeover: Option<Before>,
     trouble: Option<String>,
@@ -104,6 +106,7 @@ impl Task {
             conflict_told: None,
             look_at: Timestamp::ZERO,
             owner: Arc::default(),
+            before: Arc::default(),
             takeover: None,
             trouble: None,
             since,
@@ -276,7 +279,7 @@ impl Task {
                 false => format!("the lease of {} ended", before.node),
             };
             let fact = self.fact().change("owned", "lost", reason).with("node", &before.node).with(STAGE, stage);
-            self.append(at(fact, before.gone));
+            self.append(at(fact, before.gone.unwrap_or(self.now())));
         }
         self.leadership = Some(won.leadership);
         self.lease();
@@ -463,6 +466,7 @@ impl Task {
             want: self.want.clone(),
             number: self.campaigns,
             owner: self.owner.clone(),
+            before: self.before.clone(),
             quick: self.tell_quick_owner.clone(),
             withdrawn,
         };
