@@ -12,7 +12,7 @@ pub(crate) use cluster::{CLUSTER, MACHINE};
 pub(crate) use drill::DRILL;
 pub(crate) use node::NODE;
 pub(crate) use service::{LIVE, LOG, NEEDS, READY, REFERENCE, RESTART, SERVICE, STARTUP, STOP};
-pub(crate) use standby::STANDBY;
+pub(crate) use standby::{MOUNT, STANDBY};
 
 /// What a value looks like, with its range. Texts are as the file spells them.
 #[derive(Clone, Copy, Debug)]
@@ -115,9 +115,9 @@ impl Section {
 }
 
 /// In the order of the reference.
-pub(crate) const SECTIONS: [&Section; 19] = [
+pub(crate) const SECTIONS: [&Section; 20] = [
     &NODE, &CLUSTER, &MACHINE, &SERVICE, &REFERENCE, &RESTART, &STARTUP, &READY, &LIVE, &STOP, &LOG, &NEEDS, &STANDBY,
-    &BALANCER, &RETRY, &EJECT, &TIMEOUTS, &LIMITS, &DRILL,
+    &MOUNT, &BALANCER, &RETRY, &EJECT, &TIMEOUTS, &LIMITS, &DRILL,
 ];
 
 /// Tables that stand at the top of a file.

@@ -270,6 +270,7 @@ pub struct Standby {
     pub fence: Option<Vec<String>>,
     pub sync: Option<Vec<String>>,
     pub restore: Option<Vec<String>>,
+    pub mount: Option<Mount>,
     pub max_staleness: Option<Duration>,
     pub sync_every: Duration,
     pub dry_start: Option<Duration>,
@@ -282,6 +283,17 @@ pub struct Standby {
     /// Of each command but `restore`.
     pub timeout: Duration,
     pub restore_timeout: Duration,
+}
+
+/// A volume that the active member has mounted, and nobody else.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mount {
+    /// As `mount` takes it.
+    pub source: String,
+    /// Absolute.
+    pub target: PathBuf,
+    pub kind: Option<String>,
+    pub options: Vec<String>,
 }
 
 /// How a warm member is prepared.
@@ -311,6 +323,7 @@ impl Standby {
             fence: None,
             sync: None,
             restore: None,
+            mount: None,
             max_staleness: None,
             sync_every: seconds(60),
             dry_start: None,

@@ -129,9 +129,13 @@ impl<'t> Reader<'t> {
         self.get(out, name, convert::choice, |text| convert::find_choice(key, text))
     }
 
+    pub(crate) fn texts(&self, out: &mut Findings, name: &str) -> Option<Vec<String>> {
+        self.get(out, name, |_, v| convert::texts(v), |_| None)
+    }
+
     /// A program and its arguments; an empty one is a fault of its own.
     pub(crate) fn argv(&self, out: &mut Findings, name: &str) -> Option<Vec<String>> {
-        let argv = self.get(out, name, |_, v| convert::texts(v), |_| None)?;
+        let argv = self.texts(out, name)?;
         if argv.first().is_none_or(|program| program.trim().is_empty()) {
             let span = out.spans.value(&self.at(name));
             out.bad(&self.at(name));

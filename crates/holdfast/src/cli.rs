@@ -16,6 +16,7 @@ mod reboot;
 mod simple;
 mod status;
 mod up;
+mod volume;
 mod why;
 
 use std::path::{Path, PathBuf};
@@ -204,6 +205,12 @@ enum Command {
     /// Undoes a drill when the drill dies
     #[command(name = "__guard", hide = true)]
     Guard { dir: PathBuf },
+    /// Mounts the volume of a redundant service; the agent's job
+    #[command(name = "__mount", hide = true)]
+    Mount { source: String, target: PathBuf, kind: String, options: String },
+    /// Unmounts it
+    #[command(name = "__unmount", hide = true)]
+    Unmount { source: String, target: PathBuf, kind: String, options: String },
 }
 
 impl Command {
@@ -266,6 +273,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Agent => crate::agent::main(&common.layout()?),
         Command::Balancer => crate::agent::plane::main(&common.layout()?),
         Command::Guard { dir } => drill::guard(&dir),
+        Command::Mount { source, target, kind, options } => volume::mount(&source, &target, &kind, &options),
+        Command::Unmount { target, .. } => volume::unmount(&target),
         Command::Plan => block_on(apply::plan(&common)),
         Command::Up(options) => block_on(up::run(&common, &options)),
         Command::Down(options) => block_on(down::run(&common, &options)),

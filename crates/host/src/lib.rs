@@ -14,6 +14,7 @@ pub mod job;
 pub mod listen;
 pub mod lock;
 pub mod memfd;
+pub mod mount;
 pub mod process;
 pub mod ring;
 pub mod seqpacket;

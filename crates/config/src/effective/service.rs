@@ -4,7 +4,7 @@ use std::path::Path;
 
 use holdfast_policy::restart::{Policy, When};
 
-use crate::keys::{LIVE, LOG, NEEDS, READY, RESTART, SERVICE, STANDBY, STARTUP, STOP, Section};
+use crate::keys::{LIVE, LOG, MOUNT, NEEDS, READY, RESTART, SERVICE, STANDBY, STARTUP, STOP, Section};
 use crate::model::{Check, Command, Condition, Failback, Kind, Port, Probe, Service, Standby, Stop, Value, Warm};
 use crate::read::signal_name;
 use crate::secret::{is_secret, mask_line, mask_words};
@@ -104,6 +104,14 @@ fn standby(out: &mut Settings, standby: Option<&Standby>) {
     out.put("lease", text(s.lease));
     out.put("timeout", duration(s.timeout));
     out.put("restore_timeout", duration(s.restore_timeout));
+    let Some(mount) = &s.mount else { return };
+    out.table("standby.mount", &MOUNT);
+    out.put("source", text(&mount.source));
+    out.put("target", path(&mount.target));
+    out.put_some("type", mount.kind.as_ref(), text);
+    if !mount.options.is_empty() {
+        out.put("options", texts(&mount.options));
+    }
 }
 
 fn path(path: &Path) -> String {

@@ -64,6 +64,14 @@ pub(crate) static STANDBY: Section = Section {
             "For `cold`: run on the member that takes over before it is started.",
         ),
         key(
+            "mount",
+            Forms("table"),
+            Words("none"),
+            Replaces,
+            r#"{ source = "/dev/sdb1", target = "/srv/db" }"#,
+            "For `cold` and for `warm = \"stopped\"`: a volume that only the active member's machine has mounted; see below.",
+        ),
+        key(
             "max_staleness",
             Duration { min: "1s", max: "30d" },
             Words("no limit"),
@@ -136,5 +144,37 @@ pub(crate) static STANDBY: Section = Section {
             "Limit for each run of `promote`, `demote`, `fence` and `sync`; then it is killed and has failed.",
         ),
         key("restore_timeout", Duration { min: "1s", max: "30d" }, Is("1h"), Live, r#""1h""#, "Limit for `restore`."),
+    ],
+};
+
+pub(crate) static MOUNT: Section = Section {
+    title: "standby.mount = { … }",
+    doc: "A volume that several machines can reach and one at a time may mount. It is mounted after earlier holders of the lease are fenced and before `restore`, and unmounted when the program is proved dead, before the lease is given back; what cannot be unmounted keeps the lease until it runs out, so that the next holder fences. Needs root and, in a cluster, `fence`: a machine that hangs cannot be asked to unmount.",
+    keys: &[
+        key(
+            "source",
+            Text,
+            Required,
+            Replaces,
+            r#""/dev/sdb1""#,
+            "What is mounted, as `mount` takes it: a device, `UUID=…`, `LABEL=…`, `host:/path`.",
+        ),
+        key(
+            "target",
+            Text,
+            Required,
+            Replaces,
+            r#""/srv/db""#,
+            "Absolute path of a directory; made when it is not there.",
+        ),
+        key("type", Text, Words("what `mount` finds out"), Replaces, r#""ext4""#, "Kind of file system."),
+        key(
+            "options",
+            Forms("array of texts"),
+            Words("those of `mount`"),
+            Replaces,
+            r#"["noatime"]"#,
+            "Options of `mount -o`.",
+        ),
     ],
 };

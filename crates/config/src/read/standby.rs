@@ -5,8 +5,8 @@ use std::time::Duration;
 use holdfast_policy::lease::Timings;
 use holdfast_policy::standby::Tier;
 
-use crate::keys::STANDBY;
-use crate::model::{Failback, Standby, Warm};
+use crate::keys::{MOUNT, STANDBY};
+use crate::model::{Failback, Mount, Standby, Warm};
 use crate::reader::{Findings, Reader};
 
 /// Between two runs of `sync` where nothing limits the age of the data.
@@ -31,6 +31,7 @@ pub(super) fn read(out: &mut Findings, service: &Reader<'_>) -> Option<Standby> 
         fence: table.argv(out, "fence"),
         sync: table.argv(out, "sync"),
         restore: table.argv(out, "restore"),
+        mount: mount(out, &table),
         max_staleness,
         sync_every: table.opt_duration(out, "sync_every").unwrap_or(max_staleness.map_or(SYNC_EVERY, |d| d / 2)),
         dry_start: table.opt_duration(out, "dry_start"),
@@ -45,4 +46,18 @@ pub(super) fn read(out: &mut Findings, service: &Reader<'_>) -> Option<Standby> 
         timeout: table.duration(out, "timeout"),
         restore_timeout: table.duration(out, "restore_timeout"),
     })
+}
+
+fn mount(out: &mut Findings, standby: &Reader<'_>) -> Option<Mount> {
+    let table = standby.inner(out, "mount", &MOUNT)?;
+    for name in ["source", "target"] {
+        if !table.has(name) {
+            let span = out.spans.key(&table.path);
+            table.missing(out, name, span);
+        }
+    }
+    let kind = table.text(out, "type");
+    let options = table.texts(out, "options").unwrap_or_default();
+    let (source, target) = (table.text(out, "source")?, table.text(out, "target")?);
+    Some(Mount { source, target: target.into(), kind, options })
 }

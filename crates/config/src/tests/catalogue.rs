@@ -41,7 +41,7 @@ fn file_with(section: &'static Section, key: &str, example: &str) -> String {
     let standby = match key {
         "max_staleness" | "sync_every" => "tier = \"warm\";sync = [\"s\"]",
         "warm" => "tier = \"warm\"",
-        "restore" | "dry_start" => "tier = \"cold\"",
+        "restore" | "dry_start" | "mount" => "tier = \"cold\"",
         _ => "tier = \"hot\"",
     };
     let (table, name, value) = match () {
@@ -57,6 +57,10 @@ fn file_with(section: &'static Section, key: &str, example: &str) -> String {
         () if is(&keys::STOP) => with("service.app", inner("stop", "")),
         () if is(&keys::NEEDS) => with("service.app", inner("needs", "")),
         () if is(&keys::STANDBY) => with("service.app", inner("standby", standby)),
+        () if is(&keys::MOUNT) => {
+            let (_, mount) = inner("mount", "source = \"/dev/x\";target = \"/srv/x\"");
+            with("service.app", ("standby".into(), format!("{{ tier = \"cold\", mount = {mount} }}")))
+        }
         () if is(&keys::LOG) => with("service.app", inner("log", "")),
         () if is(&keys::BALANCER) => ("balancer.app", key.to_owned(), example.to_owned()),
         () if is(&keys::RETRY) => with("balancer.app", inner("retry", "")),

@@ -1,5 +1,6 @@
 //! Several machines that lose each other, their power and their store, with the real binary on each and real etcd. An
-//! executable of its own, because a lab full of machines disturbs whatever runs beside it; its tests run one by one.
+//! executable of its own, because a lab full of machines disturbs whatever runs beside it. Two labs at a time, one where figures
+//! are taken.
 
 // The other executables use the rest of it.
 #[path = "../it/proof.rs"]
@@ -22,3 +23,4 @@ mod quiet;
 mod scenarios;
 mod standby;
 mod store;
+mod volume;

@@ -26,7 +26,7 @@ const FAULTS_A_TOWN: usize = 8;
 
 /// The member that is active.
 pub(crate) struct Active {
-    id: String,
+    pub(crate) id: String,
     pub(crate) node: usize,
     /// As we see it, not as its machine's own process namespace does.
     pub(crate) pid: u32,

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use holdfast_lab::load::{Load, Plan, Summary};
 use holdfast_lab::{Lab, Options, Process};
 use serde_json::Value;
+
+use crate::proof;
 
 /// Whatever is waited for longer has not happened, on two busy cores.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -34,13 +36,15 @@ const PROBE_LIMIT: Duration = Duration::from_secs(3600);
 /// A request that takes longer has failed.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// One lab at a time: two would share two cores, and every figure with them.
-static ALONE: Mutex<()> = Mutex::new(());
+/// Labs that run: one where figures are taken, because two would share two cores and every figure with them. Else two, which
+/// mostly wait for leases.
+static LABS: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+const LABS_MAX: usize = 2;
 
 pub(crate) struct Town {
     pub(crate) lab: Lab,
     pub(crate) file: PathBuf,
-    _alone: MutexGuard<'static, ()>,
+    _place: Place,
 }
 
 /// Of a machine, as holdfast knows it: `node-1` would be an instance.
@@ -58,16 +62,31 @@ pub(crate) struct Instance {
 }
 
 /// Held by whoever has a lab.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+pub(crate) struct Place;
+
+impl Place {
+    pub(crate) fn take() -> Place {
+        let most = if proof::proving() { 1 } else { LABS_MAX };
+        let running = LABS.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = LABS.1.wait_while(running, |n| *n >= most).unwrap_or_else(PoisonError::into_inner);
+        *running += 1;
+        Place
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *LABS.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        LABS.1.notify_one();
+    }
 }
 
 impl Town {
     /// Machines that run nothing of holdfast yet; `None` where no lab is allowed.
     pub(crate) fn build(options: &Options) -> Option<Town> {
-        let alone = alone();
+        let place = Place::take();
         let lab = Lab::or_skip(&Options { machines: MACHINES, ..options.clone() })?;
-        let town = Town { file: lab.dir().join("holdfast.toml"), lab, _alone: alone };
+        let town = Town { file: lab.dir().join("holdfast.toml"), lab, _place: place };
         town.write(&town.web(REPLICAS));
         Some(town)
     }

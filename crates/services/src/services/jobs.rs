@@ -83,6 +83,17 @@ impl Jobs {
         if job.edge == Edge::Fence {
             put("HOLDFAST_FENCE", job.fence.clone());
         }
+        if job.edge.is_own() {
+            let argv = [self.exe.display().to_string(), format!("__{}", job.edge.name())].into_iter();
+            return HostJob {
+                argv: argv.chain(job.argv.iter().cloned()).collect(),
+                deadline: job.timeout,
+                output_bytes_max: OUTPUT_BYTES_MAX,
+                owner: format!("{}/{instance}", job.edge.name()),
+                token: job.name.clone(),
+                ..HostJob::default()
+            };
+        }
         HostJob {
             argv: job.argv.iter().map(fill).collect(),
             env,
@@ -104,7 +115,7 @@ impl Jobs {
             let Ok(name) = entry.file_name().into_string() else { continue };
             // Tries of the same token stay: a restarted agent goes through them in order.
             let same = name.rsplit_once('-').map(|(s, _)| s) == job.name.rsplit_once('-').map(|(s, _)| s);
-            let same_token = same && job.edge != Edge::Sync;
+            let same_token = same && !job.edge.is_repeated();
             if name.starts_with(&stem) && name != job.name && !same_token {
                 let _ = HostJob::forget(&self.root, &name);
             }

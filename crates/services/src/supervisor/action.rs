@@ -155,16 +155,31 @@ pub enum Edge {
     Demote,
     Fence,
     Sync,
+    /// Of the volume of the active member; holdfast's own, as the next.
+    Mount,
+    Unmount,
     Restore,
 }
 
 impl Edge {
+    /// Each run is another: an earlier result says nothing about now.
+    pub fn is_repeated(self) -> bool {
+        matches!(self, Edge::Sync | Edge::Mount | Edge::Unmount)
+    }
+
+    /// Done by holdfast itself and not by a command of the file.
+    pub fn is_own(self) -> bool {
+        matches!(self, Edge::Mount | Edge::Unmount)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Edge::Promote => "promote",
             Edge::Demote => "demote",
             Edge::Fence => "fence",
             Edge::Sync => "sync",
+            Edge::Mount => "mount",
+            Edge::Unmount => "unmount",
             Edge::Restore => "restore",
         }
     }

@@ -143,6 +143,12 @@ fn spec_fields(service: &Service, field: &mut dyn FnMut(&str, &dyn std::fmt::Dis
     }
     if let Some(standby) = &service.standby {
         field("standby", &format!("{} {:?}", standby.tier.name(), standby.warm));
+        if let Some(mount) = &standby.mount {
+            field("mount", &mount.source);
+            field("on", &mount.target.display());
+            mount.kind.iter().for_each(|kind| field("type", kind));
+            mount.options.iter().for_each(|option| field("option", option));
+        }
     }
 }
 

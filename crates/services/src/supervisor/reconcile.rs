@@ -84,7 +84,7 @@ impl Supervisor {
         let ids: Vec<InstanceId> = self
             .instances
             .iter()
-            .filter(|(id, i)| i.shim == Shim::Absent && self.wanted(id).is_none())
+            .filter(|(id, i)| i.shim == Shim::Absent && self.wanted(id).is_none() && !i.member.releasing)
             .map(|(id, _)| id.clone())
             .collect();
         for id in ids {
@@ -142,7 +142,12 @@ impl Supervisor {
     }
 
     fn step_absent(&mut self, now: Timestamp, i: &mut Instance) {
-        let Some(definition) = self.wanted(&i.id) else { return };
+        let Some(definition) = self.wanted(&i.id) else {
+            if i.member.releasing {
+                self.release(now, i);
+            }
+            return;
+        };
         if i.record.finished.is_some_and(|f| f.definition == definition.hash) {
             i.restart_asked = false;
             return;

@@ -7,6 +7,7 @@ mod claim;
 mod edges;
 mod group;
 mod member;
+mod mount;
 mod promote;
 
 use std::collections::VecDeque;
@@ -76,6 +77,8 @@ pub(crate) struct Member {
     /// Since when it could claim the free lease.
     pub(crate) could_claim: Option<Timestamp>,
     pub(crate) job: Option<Running>,
+    /// What `tries` counts.
+    pub(crate) trying: Option<Edge>,
     pub(crate) tries: u32,
     pub(crate) job_after: Timestamp,
     /// What keeps a takeover from going on, for people.
@@ -83,6 +86,11 @@ pub(crate) struct Member {
     /// Tokens under which these edges are done.
     pub(crate) promoted: Option<FencingToken>,
     pub(crate) restored: Option<FencingToken>,
+    pub(crate) mounted: Option<FencingToken>,
+    /// Its volume was seen to be away since it last was mounted.
+    pub(crate) unmounted: bool,
+    /// Its program is proved dead, and the lease given back as soon as its volume is unmounted.
+    pub(crate) releasing: bool,
     pub(crate) demoted: bool,
     pub(crate) syncing: Option<Running>,
     pub(crate) sync_after: Timestamp,
@@ -113,7 +121,7 @@ impl Member {
         if state.role != Role::None {
             self.machine = standby::Member::adopted(active, state.token);
             // It was made active before this agent, with all that belongs to it.
-            (self.promoted, self.restored) = (active, active);
+            (self.promoted, self.restored, self.mounted) = (active, active, active);
         }
     }
 

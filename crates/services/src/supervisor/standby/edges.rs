@@ -34,6 +34,9 @@ impl Supervisor {
         argv: Option<Vec<String>>,
     ) -> Option<bool> {
         let Some(argv) = argv else { return Some(true) };
+        if i.member.trying.replace(edge) != Some(edge) {
+            (i.member.tries, i.member.job_after) = (0, now);
+        }
         match i.member.job.take() {
             Some(Running { edge: of, ended: Some((true, _)), .. }) if of == edge => {
                 (i.member.tries, i.member.trouble) = (0, None);
@@ -54,7 +57,10 @@ impl Supervisor {
             return Some(false);
         }
         let token = i.member.machine.token();
-        let name = format!("{}-{}-{}-{}", i.id, edge.name(), token.unwrap_or_default(), i.member.tries);
+        let name = match edge.is_repeated() {
+            true => format!("{}-{}-{}", i.id, edge.name(), now.as_nanos()),
+            false => format!("{}-{}-{}-{}", i.id, edge.name(), token.unwrap_or_default(), i.member.tries),
+        };
         self.order_job(i, definition, edge, name.clone(), argv);
         i.member.job = Some(Running { edge, name, since: now, ended: None });
         None

@@ -12,6 +12,8 @@ use super::super::instance::{Instance, Shim, Then, Why};
 use super::super::reconcile::RETRY;
 use super::Lost;
 
+const UNMOUNTING: &str = "waits for its volume to be unmounted";
+
 impl Supervisor {
     /// Of an instance whose shim lives.
     pub(crate) fn step_member(&mut self, now: Timestamp, i: &mut Instance) {
@@ -173,7 +175,12 @@ impl Supervisor {
     /// Gives the lease back. Only for a program that is proved dead and that its shim will not start again.
     pub(crate) fn release(&mut self, now: Timestamp, i: &mut Instance) {
         let acted = i.member.acts();
-        if !acted && i.lease_until.is_none() {
+        if !acted && i.lease_until.is_none() && !i.member.releasing {
+            return;
+        }
+        let unmounted = self.is_unmounted(now, i);
+        i.member.releasing = !unmounted;
+        if !unmounted {
             return;
         }
         i.member.gave_back = i.token.or(i.member.gave_back);
@@ -214,6 +221,12 @@ impl Supervisor {
 
     /// What keeps an absent member from being launched, in words.
     pub(crate) fn member_obstacle(&mut self, now: Timestamp, i: &mut Instance, d: &Definition) -> Option<String> {
+        if i.member.releasing {
+            self.release(now, i);
+            if i.member.releasing {
+                return Some(UNMOUNTING.into());
+            }
+        }
         for (state, step, why) in
             [(State::Absent, Step::Stage, "it is wanted"), (State::Fenced, Step::Rejoin, "it goes back to stand by")]
         {
@@ -224,6 +237,10 @@ impl Supervisor {
         let standby = d.standby()?;
         if !standby.is_started_when_needed() {
             return None;
+        }
+        // What an earlier life of this machine's agent left.
+        if !i.member.acts() && !self.is_unmounted(now, i) {
+            return Some(UNMOUNTING.into());
         }
         if matches!(i.member.machine.state(), State::Staged | State::Rejoining | State::Seeding) {
             self.take(now, i, Step::Settle, "it is staged");

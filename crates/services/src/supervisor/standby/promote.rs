@@ -93,6 +93,9 @@ impl Supervisor {
         if !self.others_are_fenced(now, i, definition) {
             return Some("waits until earlier holders of the lease are fenced".into());
         }
+        if !self.is_mounted(now, i, definition) {
+            return Some("waits for its volume to be mounted".into());
+        }
         if i.member.restored != i.member.machine.token() {
             let argv = definition.standby().and_then(|s| s.restore.clone());
             if self.run_edge(now, i, definition, Edge::Restore, argv) != Some(true) {

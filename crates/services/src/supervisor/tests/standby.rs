@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_config::{Failback, Service, Standby, Warm};
+use holdfast_config::{Failback, Mount, Service, Standby, Warm};
 use holdfast_policy::standby::Tier;
 
 use super::rig::{Rig, id, service};
@@ -231,4 +231,56 @@ fn a_restarted_agent_goes_on_with_the_same_active_under_the_same_token() {
     assert_eq!((next.states(), next.holder.clone()), ("db-1 ready, db-2 standby".into(), holder), "{}", told(&next));
     assert!(next.jobs.is_empty(), "nothing is promoted again: {:?}", next.jobs);
     assert!(!told(&next).contains("gone"), "{}", told(&next));
+}
+
+fn with_volume() -> Standby {
+    let mount = Mount { source: "/dev/sdb1".into(), target: "/srv/db".into(), kind: None, options: Vec::new() };
+    Standby { fence: argv(), restore: argv(), mount: Some(mount), ..Standby::new(Tier::Cold, 1) }
+}
+
+#[test]
+fn a_volume_is_mounted_before_the_restore_and_unmounted_before_the_lease_is_given_back() {
+    let mut rig = Rig::new([db(with_volume())]);
+    rig.tell_holders();
+    rig.run_ms(5_000);
+    let text = told(&rig);
+    // What an earlier life left is unmounted first.
+    assert_order(&text, &["job db-1-unmount", "job db-1-mount", "job db-1-restore-1.1-0", "launch db-1 generation 1"]);
+    assert_eq!(rig.states(), "db-1 ready, db-2 standby");
+    rig.clear();
+    rig.want("db", None, rig.holder.as_ref().map(|h| h.token), false);
+    rig.run_ms(8_000);
+    let text = told(&rig);
+    assert_order(&text, &["job db-1-unmount", "release db-1", "job db-2-mount", "job db-2-restore", "launch db-2"]);
+    assert_eq!(rig.states(), "db-1 standby, db-2 ready", "{}", told(&rig));
+}
+
+#[test]
+fn a_volume_that_cannot_be_unmounted_keeps_the_lease_until_it_runs_out() {
+    let mut rig = Rig::new([db(with_volume())]);
+    rig.tell_holders();
+    rig.run_ms(5_000);
+    rig.clear();
+    rig.failing.insert("unmount");
+    rig.want("db", None, rig.holder.as_ref().map(|h| h.token), false);
+    rig.run_ms(4_000);
+    let text = told(&rig);
+    assert!(!text.contains("release db-1") && !text.contains("job db-2-mount"), "{text}");
+    assert!(text.matches("job db-1-unmount").count() > 1, "it is tried again: {text}");
+    rig.failing.clear();
+    rig.run_ms(8_000);
+    assert_eq!(rig.states(), "db-1 standby, db-2 ready", "{}", told(&rig));
+}
+
+#[test]
+fn a_member_that_is_not_wanted_any_more_goes_when_its_volume_is_away() {
+    let mut rig = Rig::new([db(with_volume())]);
+    rig.tell_holders();
+    rig.run_ms(5_000);
+    rig.clear();
+    rig.apply([]);
+    rig.run_ms(15_000);
+    let text = told(&rig);
+    assert_order(&text, &["job db-1-unmount", "release db-1"]);
+    assert_eq!(rig.states(), "", "{text}");
 }
