@@ -14,12 +14,14 @@ mod town;
 
 mod address;
 mod break_glass;
+mod controller;
 mod cut_off;
 mod endpoints;
 mod lead;
 mod page;
 mod power;
 mod quiet;
+mod rolling;
 mod scenarios;
 mod standby;
 mod store;

@@ -1,14 +1,11 @@
 //! A volume that all machines can reach and one at a time may mount, with a controller that powers machines off.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use holdfast_lab::{Lab, Options};
+use holdfast_lab::Options;
 
+use crate::controller::Controller;
 use crate::town::{MACHINES, Town, name};
 
 /// A file system that many machines have the disk of, such as a LUN.
@@ -28,54 +25,6 @@ fn volume(dir: &Path) -> Option<PathBuf> {
         println!("skipped: no loop device or no mkfs.ext4 here");
     }
     made.then_some(image)
-}
-
-/// What a machine's power hangs on: it answers when the machine is off.
-struct Controller<'a> {
-    lab: &'a Lab,
-    path: PathBuf,
-    stop: AtomicBool,
-    switched_off: Mutex<Vec<usize>>,
-}
-
-impl<'a> Controller<'a> {
-    fn new(lab: &'a Lab) -> Controller<'a> {
-        let path = lab.dir().join("controller");
-        Controller { lab, path, stop: AtomicBool::new(false), switched_off: Mutex::default() }
-    }
-
-    fn serve(&self, listener: &UnixListener) {
-        for stream in listener.incoming() {
-            if self.stop.load(Ordering::Relaxed) {
-                return;
-            }
-            let _ = stream.and_then(|stream| self.answer(stream));
-        }
-    }
-
-    /// `GET /off/db-1@node2,…`, as `HOLDFAST_FENCE` names them.
-    fn answer(&self, mut stream: UnixStream) -> std::io::Result<()> {
-        let mut line = String::new();
-        BufReader::new(stream.try_clone()?).read_line(&mut line)?;
-        let whom = line.split(' ').nth(1).and_then(|path| path.strip_prefix("/off/")).unwrap_or_default();
-        for member in whom.split(',') {
-            let node = member.split_once('@').map_or(member, |(_, node)| node);
-            if let Some(n) = (0..MACHINES).find(|n| name(*n) == node) {
-                self.lab.machine(n).kill_all().expect("power off");
-                self.switched_off.lock().expect("no panic").push(n);
-            }
-        }
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-    }
-
-    fn switched_off(&self) -> Vec<usize> {
-        self.switched_off.lock().expect("no panic").clone()
-    }
-
-    fn end(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = UnixStream::connect(&self.path);
-    }
 }
 
 impl Town {
@@ -119,8 +68,7 @@ impl Town {
 fn a_volume_moves_with_its_service_and_is_never_on_two_machines() {
     let Some(town) = Town::build(&Options { etcd: 3, ..Options::default() }) else { return };
     let Some(image) = volume(town.lab.dir()) else { return };
-    let controller = Controller::new(&town.lab);
-    let (target, socket) = (town.target().display().to_string(), controller.path.display().to_string());
+    let (target, socket) = (town.target().display().to_string(), Controller::socket(&town).display().to_string());
     let note = format!("echo $HOLDFAST_TOKEN >> {target}/log");
     let fence = format!("curl -fsS --unix-socket {socket} http://controller/off/$HOLDFAST_FENCE");
     let standby = format!(
@@ -131,13 +79,7 @@ fn a_volume_moves_with_its_service_and_is_never_on_two_machines() {
     let (db, web) = (town.db("", &standby), town.web(1));
     let (_, balancer) = web.split_once("[balancer").expect("there is one");
     town.write(&format!("{db}[balancer{}", balancer.replace("\"web\"", "\"db\"")));
-    let listener = UnixListener::bind(&controller.path).expect("a socket of the controller");
-    std::thread::scope(|scope| {
-        scope.spawn(|| controller.serve(&listener));
-        let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| moves(&town, &controller)));
-        controller.end();
-        told.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    });
+    Controller::during(&town, |controller| moves(&town, controller));
 }
 
 fn moves(town: &Town, controller: &Controller<'_>) {
