@@ -9,6 +9,7 @@ mod service;
 use std::time::Duration;
 
 use crate::keys::{Change, Default, Section};
+use crate::model::Value;
 use crate::quantity::{format_duration, format_percent, format_size};
 
 pub(crate) use balancer::balancer;
@@ -134,4 +135,13 @@ pub(crate) fn size(bytes: u64) -> String {
 
 pub(crate) fn share(value: f64) -> String {
     text(format_percent(value))
+}
+
+/// Of a secret that may not stand in the file.
+fn reference(value: &Value) -> String {
+    match value {
+        Value::File(path) => format!("{{ file = {} }}", text(path.to_string_lossy())),
+        Value::Env(name) => format!("{{ env = {} }}", text(name)),
+        Value::Plain(_) => HIDDEN.to_owned(),
+    }
 }

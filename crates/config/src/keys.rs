@@ -7,7 +7,7 @@ mod node;
 mod service;
 mod standby;
 
-pub(crate) use balancer::{BALANCER, EJECT, LIMITS, RETRY, TIMEOUTS};
+pub(crate) use balancer::{BALANCER, DNS, EJECT, LIMITS, RETRY, TIMEOUTS};
 pub(crate) use cluster::{CLUSTER, MACHINE};
 pub(crate) use drill::DRILL;
 pub(crate) use node::NODE;
@@ -115,9 +115,9 @@ impl Section {
 }
 
 /// In the order of the reference.
-pub(crate) const SECTIONS: [&Section; 20] = [
+pub(crate) const SECTIONS: [&Section; 21] = [
     &NODE, &CLUSTER, &MACHINE, &SERVICE, &REFERENCE, &RESTART, &STARTUP, &READY, &LIVE, &STOP, &LOG, &NEEDS, &STANDBY,
-    &MOUNT, &BALANCER, &RETRY, &EJECT, &TIMEOUTS, &LIMITS, &DRILL,
+    &MOUNT, &BALANCER, &DNS, &RETRY, &EJECT, &TIMEOUTS, &LIMITS, &DRILL,
 ];
 
 /// Tables that stand at the top of a file.

@@ -72,6 +72,8 @@ pub struct Cluster {
 pub struct Machine {
     pub name: String,
     pub address: Option<IpAddr>,
+    /// Where clients reach its balancers; empty is `address`.
+    pub public_addresses: Vec<IpAddr>,
     pub host: Option<String>,
     pub rack: Option<String>,
     pub zone: Option<String>,
@@ -404,6 +406,29 @@ pub struct Balancer {
     pub virtual_ip_lease: &'static str,
     /// Names of nodes, best first.
     pub virtual_ip_prefer: Vec<String>,
+    pub dns: Option<Dns>,
+}
+
+/// A name whose addresses are those of the machines with this balancer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dns {
+    /// Without the dot at its end.
+    pub name: String,
+    pub ttl: Duration,
+    pub stable: Duration,
+    pub by: DnsBy,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum DnsBy {
+    /// RFC 2136.
+    Server {
+        servers: Vec<SocketAddr>,
+        zone: String,
+        /// Name and secret, in base64.
+        key: Option<(String, Value)>,
+    },
+    Command(Vec<String>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 mod balancer;
 mod cluster;
+mod dns;
 mod drill;
 mod node;
 mod probe;

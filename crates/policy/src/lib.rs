@@ -17,6 +17,7 @@ pub mod restart;
 
 pub mod availability;
 pub mod brake;
+pub mod dns;
 pub mod drill;
 pub mod health;
 pub mod hung;

@@ -33,6 +33,9 @@ pub(crate) const TESTS: &[Need] = &[
     need("etcd", "etcd-server"),
     need("etcdctl", "etcd-client"),
     need("arping", "iputils-arping"),
+    need("mkfs.ext4", "e2fsprogs"),
+    need("named", "bind9"),
+    need("dig", "bind9-dnsutils"),
 ];
 
 /// What the lab is made of.

@@ -27,7 +27,8 @@ impl Secret {
         Secret(text.into())
     }
 
-    pub(super) fn expose(&self) -> &str {
+    /// For whoever sends it; never for a log.
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }

@@ -50,6 +50,16 @@ fn apart_from(out: &mut Findings, config: &Config) {
 
 /// Machines are described, but nothing makes them one.
 fn alone(out: &mut Findings, config: &Config) {
+    for balancer in config.balancers.values().filter(|balancer| balancer.dns.is_some()) {
+        let span = out.spans.key(&format!("balancer.{}.dns", balancer.name));
+        let message =
+            format!("`dns` of `{}` is kept by the leader of a cluster, and there is no [cluster]", balancer.name);
+        out.push(
+            Diagnostic::new(Severity::Warning, code::NODES_ALONE, message)
+                .at(span, "has no effect")
+                .hint("add [cluster] etcd = […]; see docs/cluster.md"),
+        );
+    }
     let Some(name) = config.nodes.keys().next() else { return };
     let span = out.spans.key(&format!("node.{name}"));
     out.push(

@@ -1,9 +1,10 @@
 //! `[balancer.NAME]`.
 
-use crate::keys::{BALANCER, EJECT, LIMITS, RETRY, TIMEOUTS};
-use crate::model::{Algorithm, Balancer};
+use crate::keys::{BALANCER, DNS, EJECT, LIMITS, RETRY, TIMEOUTS};
+use crate::model::{Algorithm, Balancer, Dns, DnsBy};
+use crate::secret::mask_words;
 
-use super::{Setting, Settings, duration, list, share, size, text};
+use super::{Setting, Settings, duration, list, reference, share, size, text, texts};
 
 pub(crate) fn balancer(balancer: &Balancer) -> Vec<Setting> {
     let mut out = Settings::new(&BALANCER);
@@ -41,6 +42,7 @@ pub(crate) fn balancer(balancer: &Balancer) -> Vec<Setting> {
     }
     faults(&mut out, balancer);
     bounds(&mut out, balancer);
+    dns(&mut out, balancer.dns.as_ref());
     out.finish()
 }
 
@@ -79,4 +81,24 @@ fn bounds(out: &mut Settings, balancer: &Balancer) {
     out.put("headers", limits.headers.to_string());
     out.put_some("body", limits.body_bytes, size);
     out.put_some("in_flight", limits.in_flight, |n| n.to_string());
+}
+
+fn dns(out: &mut Settings, dns: Option<&Dns>) {
+    let Some(dns) = dns else { return };
+    out.table("dns", &DNS);
+    out.put("name", text(&dns.name));
+    out.put("ttl", duration(dns.ttl));
+    out.put("stable", duration(dns.stable));
+    match &dns.by {
+        DnsBy::Command(argv) => out.put_hidden("command", texts(argv), texts(&mask_words(argv))),
+        DnsBy::Server { servers, zone, key } => {
+            out.put("server", list(servers.iter().map(|addr| text(addr.to_string()))));
+            let derived = dns.name.split_once('.').map(|(_, rest)| text(rest)).unwrap_or_default();
+            out.put_derived("zone", text(zone), &derived);
+            if let Some((name, secret)) = key {
+                out.put("key", text(name));
+                out.put("secret", reference(secret));
+            }
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! `[cluster]` and `[node.NAME]`.
 
 use crate::keys::{CLUSTER, MACHINE};
-use crate::model::{Cluster, Machine, Value};
+use crate::model::{Cluster, Machine};
 
-use super::{Setting, Settings, duration, size, text, texts};
+use super::{Setting, Settings, duration, list, size, text, texts};
 
 pub(crate) fn cluster(cluster: &Cluster) -> Vec<Setting> {
     let mut out = Settings::new(&CLUSTER);
@@ -14,11 +14,7 @@ pub(crate) fn cluster(cluster: &Cluster) -> Vec<Setting> {
     out.put("link", cluster.link_port.to_string());
     out.put("certificates", duration(cluster.certificate_valid));
     out.put_some("user", cluster.user.as_ref(), text);
-    out.put_some("password", cluster.password.as_ref(), |value| match value {
-        Value::File(path) => format!("{{ file = {} }}", text(path.to_string_lossy())),
-        Value::Env(name) => format!("{{ env = {} }}", text(name)),
-        Value::Plain(_) => super::HIDDEN.to_owned(),
-    });
+    out.put_some("password", cluster.password.as_ref(), super::reference);
     for (name, path) in [("ca", &cluster.ca), ("cert", &cluster.cert), ("key", &cluster.key)] {
         out.put_some(name, path.as_ref(), |path| text(path.to_string_lossy()));
     }
@@ -28,6 +24,9 @@ pub(crate) fn cluster(cluster: &Cluster) -> Vec<Setting> {
 pub(crate) fn machine(machine: &Machine) -> Vec<Setting> {
     let mut out = Settings::new(&MACHINE);
     out.put_some("address", machine.address, |ip| text(ip.to_string()));
+    if !machine.public_addresses.is_empty() {
+        out.put("public_address", list(machine.public_addresses.iter().map(|ip| text(ip.to_string()))));
+    }
     for (name, value) in [("host", &machine.host), ("rack", &machine.rack), ("zone", &machine.zone)] {
         out.put_some(name, value.as_ref(), text);
     }

@@ -96,6 +96,14 @@ pub(crate) static MACHINE: Section = Section {
             "Where the others reach its services and its agent.",
         ),
         key(
+            "public_address",
+            Forms("an IP address or an array of them"),
+            Words("`address`"),
+            Live,
+            r#"["203.0.113.1", "2001:db8::1"]"#,
+            "Where clients reach its balancers, for `dns` of a balancer.",
+        ),
+        key(
             "host",
             Text,
             Words("its name"),

@@ -45,6 +45,7 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str) -> Balanc
         virtual_ip_prefer: table.list(out, "virtual_ip_prefer", |v| {
             v.as_str().map(str::to_owned).ok_or_else(|| Fault::kind("the name of a node", v))
         }),
+        dns: super::dns::read(out, table),
     }
 }
 

@@ -81,7 +81,7 @@ fn url(value: &DeValue<'_>) -> Result<String, Fault> {
 }
 
 /// A secret: never as plain text.
-fn reference(value: &DeValue<'_>) -> Result<Value, Fault> {
+pub(super) fn reference(value: &DeValue<'_>) -> Result<Value, Fault> {
     let wanted = "{ file = \"PATH\" } or { env = \"NAME\" }";
     let table = value.as_table().ok_or_else(|| Fault::kind(wanted, value))?;
     let text = |name: &str| table.get(name).and_then(|v| v.get_ref().as_str()).map(str::to_owned);
@@ -100,6 +100,7 @@ pub(super) fn machine(out: &mut Findings, table: &Reader<'_>, name: &str) -> Mac
     Machine {
         name: name.to_owned(),
         address: table.form(out, "address", super::service::ip),
+        public_addresses: table.list(out, "public_address", super::service::ip),
         host,
         rack,
         zone,

@@ -63,6 +63,16 @@ fn file_with(section: &'static Section, key: &str, example: &str) -> String {
         }
         () if is(&keys::LOG) => with("service.app", inner("log", "")),
         () if is(&keys::BALANCER) => ("balancer.app", key.to_owned(), example.to_owned()),
+        () if is(&keys::DNS) => {
+            let base = match key {
+                "command" => "name = \"a.b\"",
+                "key" => "name = \"a.b\";server = \"10.0.0.53\";secret = { env = \"S\" }",
+                "secret" => "name = \"a.b\";server = \"10.0.0.53\";key = \"k\"",
+                "zone" => "name = \"a.example.com\";server = \"10.0.0.53\"",
+                _ => "name = \"a.b\";server = \"10.0.0.53\"",
+            };
+            with("balancer.app", inner("dns", base))
+        }
         () if is(&keys::RETRY) => with("balancer.app", inner("retry", "")),
         () if is(&keys::EJECT) => with("balancer.app", inner("eject", "")),
         () if is(&keys::TIMEOUTS) => with("balancer.app", inner("timeouts", "")),

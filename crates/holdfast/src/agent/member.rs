@@ -98,6 +98,8 @@ pub(crate) struct Member {
     pub(crate) epoch: Arc<Current>,
     /// It was a member under its name at least once: nobody else is.
     admitted: AtomicBool,
+    /// Names in the DNS that cannot be written, with why; only on the leader.
+    unnamed: Mutex<Vec<String>>,
     /// `None` while another leads.
     leading: Mutex<Option<Leading>>,
 }
@@ -157,6 +159,7 @@ impl Member {
             rival: Mutex::default(),
             contact: AtomicU64::new(0),
             trouble: Mutex::new(None),
+            unnamed: Mutex::default(),
             leading: Mutex::new(None),
             epoch: Arc::default(),
             admitted: AtomicBool::new(false),
@@ -254,6 +257,15 @@ impl Member {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn set_unnamed(&self, unnamed: Vec<String>) {
+        *self.unnamed.lock().unwrap_or_else(PoisonError::into_inner) = unnamed;
+    }
+
+    /// Names in the DNS that this leader cannot write, with why.
+    pub(crate) fn unnamed(&self) -> Vec<String> {
+        self.unnamed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What services and balancers may ask for with `on`.
     pub(crate) fn labels(&self, config: &Config) -> BTreeMap<String, String> {
         labels(config, &self.name)
@@ -297,18 +309,22 @@ pub(crate) fn options(cluster: &Cluster) -> Result<Options, Failure> {
 }
 
 fn secret(value: &Value) -> Result<Secret, Failure> {
-    let missing = |what: String| {
+    reference(value).map_err(|what| {
         Failure::new("HF0330", format!("the password of etcd cannot be read: {what}"))
             .hint("[cluster] password names a file or a variable of the agent's environment")
             .exit(Exit::Usage)
-    };
+    })
+}
+
+/// What a reference of the file stands for, or why it cannot be read.
+pub(crate) fn reference(value: &Value) -> Result<Secret, String> {
     match value {
         Value::File(path) => match std::fs::read_to_string(path) {
             Ok(text) => Ok(Secret::new(text.trim_end_matches('\n'))),
-            Err(e) => Err(missing(format!("{}: {e}", path.display()))),
+            Err(e) => Err(format!("{}: {e}", path.display())),
         },
-        Value::Env(name) => std::env::var(name).map(Secret::new).map_err(|_| missing(format!("${name} is not set"))),
-        Value::Plain(_) => Err(missing("it stands in the file".into())),
+        Value::Env(name) => std::env::var(name).map(Secret::new).map_err(|_| format!("${name} is not set")),
+        Value::Plain(_) => Err("it stands in the file".into()),
     }
 }
 

@@ -18,6 +18,7 @@ mod controller;
 mod cut_off;
 mod endpoints;
 mod lead;
+mod names;
 mod page;
 mod power;
 mod quiet;

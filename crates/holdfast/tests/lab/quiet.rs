@@ -8,7 +8,7 @@ use holdfast_lab::{Error, Machine, Options, Process};
 use holdfast_policy::rng::Rng;
 
 use crate::proof::{self, Evidence};
-use crate::town::{MACHINES, REPLICAS, Town, kill, none_failed};
+use crate::town::{MACHINES, REPLICAS, Town, kill, name, none_failed};
 
 /// Asks for the short form, which is no part of the test lane: five minutes without an idle core.
 const ASKED: &str = "HOLDFAST_LAB_QUIET";
@@ -88,6 +88,12 @@ fn healthy_machines_are_left_alone_when_everything_is_slow() {
         "{made} stalls; {doubts} looks saw a suspect; led by {before:?} and then {:?}, {elections} elections",
         town.leader(0)
     );
+    if takeovers > 0 {
+        let told = (0..MACHINES).flat_map(|n| town.journal(n).into_iter().map(move |told| (n, told)));
+        let mut told: Vec<_> = told.filter(|(_, t)| t.subject.contains("db")).collect();
+        told.sort_by_key(|(_, t)| t.boot_ns);
+        told.iter().for_each(|(n, t)| println!("{} {}: {} {}: {}", t.boot_ns, name(*n), t.subject, t.to, t.reason));
+    }
     let mut evidence = Evidence::new("lab", "healthy_machines_are_left_alone_when_everything_is_slow");
     evidence.condition("minutes", time.as_secs() / 60);
     evidence.condition("stalls_of_200_ms", made);

@@ -2,6 +2,7 @@
 //!
 //! Everything it knows is in the view; everything it decides is a transaction that only the leader's key lets pass.
 
+mod names;
 pub(super) mod town;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use holdfast_policy::placement::{Plan, Planner, Step};
 use super::{Member, Seen, nonce};
 use crate::agent::agent_event;
 use crate::agent::core::Core;
+use names::Names;
 use town::Town;
 
 /// Between two campaigns; a store that is away is not asked faster.
@@ -54,6 +56,7 @@ pub(super) async fn run(member: Arc<Member>, core: Arc<Core>) {
                     member.count(|leading| *leading = Some(Leading::default()));
                     lead(&member, &core, leadership).await;
                     member.count(|leading| *leading = None);
+                    member.set_unnamed(Vec::new());
                 }
                 Err(error) => tracing::debug!(%error, "cannot campaign for the lead"),
             },
@@ -67,12 +70,13 @@ async fn lead(member: &Arc<Member>, core: &Arc<Core>, leadership: Leadership) {
     tell(core, "cluster/leader", "follower", "leader", format!("elected with token {}", leadership.token()));
     let mut town = Town::new(clock::now(), member);
     let mut planner = Planner::default();
+    let mut names = Names::new();
     let mut seen = member.watch_seen();
     let mut heard = member.watch_heard();
     let mut told_hold = Hold::No;
     seen.mark_changed();
     loop {
-        let next = town.next_deadline();
+        let next = town.next_deadline().min(names.next_deadline(clock::now()));
         tokio::select! {
             lost = leadership.lost() => {
                 tell(core, "cluster/leader", "leader", "follower", lost.reason().to_owned());
@@ -80,6 +84,7 @@ async fn lead(member: &Arc<Member>, core: &Arc<Core>, leadership: Leadership) {
             }
             changed = seen.changed() => if changed.is_err() { return },
             changed = heard.changed() => if changed.is_err() { return },
+            () = names.changed() => {}
             () = tokio::time::sleep(clock::now().until(next)) => {}
             () = core.leaving() => {
                 let _ = leadership.resign().await;
@@ -99,6 +104,7 @@ async fn lead(member: &Arc<Member>, core: &Arc<Core>, leadership: Leadership) {
         }
         let Some(in_force) = core.in_force().filter(|f| current(&f.desired.revision, &news)) else { continue };
         let config = core.scaled(&in_force.config);
+        names.look(now, member, core, &news, &config, hold != Hold::No);
         let plan = town.plan(now, &news, &config, &mut planner);
         let spent = u64::try_from(clock::now().since(now).as_micros()).unwrap_or(u64::MAX);
         member.count(|leading| {

@@ -134,6 +134,8 @@ impl Core {
         }
         let link = member.link_warnings().into_iter();
         all.extend(link.map(|(code, message, hint)| warning(code, message, &hint)));
+        let unnamed = member.unnamed().into_iter().map(|why| format!("the addresses of a name are not written: {why}"));
+        all.extend(unnamed.map(|message| warning("HF0435", message, "holdfast explain HF0435")));
         let etcd = self.services.status().services.get(ETCD).and_then(|s| s.instances.first().cloned());
         if let Some(etcd) = etcd.filter(|i| !matches!(i.state, "ready" | "starting" | "launching")) {
             let message = format!("the member of etcd on this machine does not run: {}", etcd.reason);
