@@ -14,8 +14,8 @@ use crate::{bench, examples, install, licences, process, references, results, ti
 /// A cold build of everything on two cores takes minutes; twice that is a hang.
 pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// The tests themselves stay under 15 minutes; more is a hang.
-const TEST_LIMIT: Duration = Duration::from_secs(20 * 60);
+/// The tests take some 22 minutes on two cores, five of them the false alarms of one machine; much more is a hang.
+const TEST_LIMIT: Duration = Duration::from_secs(35 * 60);
 
 pub(crate) fn test(root: &Path) -> Result<()> {
     install::ensure(install::TESTS)?;
