@@ -201,7 +201,7 @@ impl Store for Etcd {
         Box::pin(async move {
             let request = json!({"ID": lease.0.to_string()});
             let path = "/v3/lease/keepalive";
-            let answer = self.inner.client.call_for::<LeaseAnswer>(path, &request, Repeat::Yes, read_streamed).await;
+            let answer = self.inner.client.call_both::<LeaseAnswer>(path, &request, read_streamed).await;
             if let Ok(answer) = &answer {
                 self.check(&answer.header)?;
             }

@@ -1,5 +1,6 @@
 //! Which member is asked, how often, and who we say we are.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use holdfast_policy::rng::Rng;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::connection::{Call, Lines};
 use super::endpoint::Endpoint;
@@ -23,6 +24,10 @@ use crate::{Error, Result};
 /// Between rounds through all members, none of which did it.
 const BETWEEN_ROUNDS: Backoff =
     Backoff { base: Duration::from_millis(50), factor: 2.0, max: Duration::from_millis(500), jitter: 0.3 };
+
+/// A renewal that is not answered for so long is sent to another member as well: a short lease stands no second one that waits
+/// for its limit at a member that is stopped, cut off, or has a slow disk.
+const ELSEWHERE_AFTER: Duration = Duration::from_millis(500);
 
 /// Of one request; more means that a member forgets tokens as fast as it gives them.
 const LOGINS_MAX: u32 = 2;
@@ -139,12 +144,52 @@ impl Client {
         repeat: Repeat,
         read: fn(&[u8]) -> std::result::Result<T, Failure>,
     ) -> std::result::Result<T, Failed> {
+        self.rounds(path, request, repeat, 0, read).await
+    }
+
+    /// As [`Self::call_for`], at two members at once when the first does not answer soon; for what has the same effect twice.
+    pub(super) async fn call_both<T>(
+        &self,
+        path: &str,
+        request: &Value,
+        read: fn(&[u8]) -> std::result::Result<T, Failure>,
+    ) -> std::result::Result<T, Failed> {
+        let mut first = pin!(self.rounds(path, request, Repeat::Yes, 0, read));
+        if self.len() < 2 {
+            return first.await;
+        }
+        if let Ok(answer) = timeout(ELSEWHERE_AFTER, &mut first).await {
+            return answer;
+        }
+        let mut second = pin!(self.rounds(path, request, Repeat::Yes, 1, read));
+        let is_said = |answer: &std::result::Result<T, Failed>| match answer {
+            Ok(_) => true,
+            Err(failed) => matches!(failed.failure, Failure::Refused { .. }),
+        };
+        tokio::select! {
+            answer = &mut first => if is_said(&answer) { answer } else { second.await },
+            answer = &mut second => if is_said(&answer) { answer } else { first.await },
+        }
+    }
+
+    /// `skip`: with so many members less that would be asked first.
+    async fn rounds<T>(
+        &self,
+        path: &str,
+        request: &Value,
+        repeat: Repeat,
+        skip: usize,
+        read: fn(&[u8]) -> std::result::Result<T, Failure>,
+    ) -> std::result::Result<T, Failed> {
         let body = Bytes::from(request.to_string());
         let tries = if repeat == Repeat::Yes { 2 } else { 1 };
         let deadline = Instant::now() + self.request_timeout * tries;
         let mut round = 0;
         loop {
-            let failed = match self.round(path, &body, repeat, deadline, read).await {
+            let mut order = self.order();
+            let skipped = skip % order.len();
+            order.rotate_left(skipped);
+            let failed = match self.round(&order, path, &body, repeat, deadline, read).await {
                 Ok(answer) => return Ok(answer),
                 Err(Round::Over(failed)) => return Err(failed),
                 Err(Round::Again(failed)) => failed,
@@ -161,6 +206,7 @@ impl Client {
     /// Every member once, until one of them answers.
     async fn round<T>(
         &self,
+        order: &[usize],
         path: &str,
         body: &Bytes,
         repeat: Repeat,
@@ -169,7 +215,7 @@ impl Client {
     ) -> std::result::Result<T, Round> {
         let mut last = None;
         let mut only_tls = true;
-        for index in self.order() {
+        for index in order.iter().copied() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -268,7 +314,7 @@ impl Client {
     /// Many may wait for one log-in at a member that does not answer: none of them longer than for the request itself.
     async fn token_within(&self, index: usize, limit: Duration) -> std::result::Result<Option<Arc<str>>, Failure> {
         let late = |_| Failure::NotSent(format!("not logged in within {limit:?}"));
-        tokio::time::timeout(limit, self.token(index)).await.map_err(late)?
+        timeout(limit, self.token(index)).await.map_err(late)?
     }
 
     /// What shows who we are; asked for when there is none yet.

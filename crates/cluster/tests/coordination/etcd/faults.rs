@@ -159,6 +159,25 @@ async fn a_stopped_member_costs_one_request_time_and_then_others_are_asked() {
 }
 
 #[tokio::test]
+async fn a_renewal_does_not_wait_for_a_stopped_member() {
+    let cluster = Cluster::start(Spec::new(3));
+    let watcher = Etcd::open(cluster.options()).await.unwrap();
+    let stopped = (leader(&watcher).await + 1) % 3;
+    // So long that whoever waits for it has lost every lease.
+    let request_timeout = Duration::from_secs(20);
+    let etcd = Etcd::open(Options { request_timeout, ..starting_at(&cluster, stopped) }).await.unwrap();
+    let lease = etcd.grant(Timings::FAST.ttl).await.unwrap().id;
+    cluster.pause(stopped);
+    let began = Instant::now();
+    let left = soon(etcd.keep_alive(lease)).await.unwrap();
+    assert!(left <= Timings::FAST.ttl && began.elapsed() < request_timeout / 2, "{:?}", began.elapsed());
+    // A definite answer counts from whoever it comes.
+    etcd.revoke(lease).await.unwrap();
+    assert!(matches!(soon(etcd.keep_alive(lease)).await, Err(Error::LeaseNotFound(_))));
+    cluster.resume(stopped);
+}
+
+#[tokio::test]
 async fn a_watch_leaves_a_stopped_member_and_misses_nothing() {
     let cluster = Cluster::start(Spec::new(3));
     let writer = Etcd::open(cluster.options()).await.unwrap();
