@@ -84,7 +84,7 @@ impl Supervisor {
         let ids: Vec<InstanceId> = self
             .instances
             .iter()
-            .filter(|(id, i)| i.shim == Shim::Absent && self.wanted(id).is_none() && !i.member.releasing)
+            .filter(|(id, i)| i.shim == Shim::Absent && self.wanted(id).is_none() && !i.has_volume())
             .map(|(id, _)| id.clone())
             .collect();
         for id in ids {
@@ -143,7 +143,8 @@ impl Supervisor {
 
     fn step_absent(&mut self, now: Timestamp, i: &mut Instance) {
         let Some(definition) = self.wanted(&i.id) else {
-            if i.member.releasing {
+            // It may have been about to become active.
+            if i.has_volume() {
                 self.release(now, i);
             }
             return;

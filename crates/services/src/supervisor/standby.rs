@@ -11,6 +11,7 @@ mod mount;
 mod promote;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_policy::lease::FencingToken;
@@ -19,6 +20,7 @@ use holdfast_policy::{InstanceId, Timestamp, Transition};
 
 use super::Supervisor;
 use super::action::{Edge, Request};
+use super::definition::Definition;
 use super::event::{Holder, Role, ShimState, Wish};
 use super::history::Mark;
 use super::instance::Instance;
@@ -87,6 +89,8 @@ pub(crate) struct Member {
     pub(crate) promoted: Option<FencingToken>,
     pub(crate) restored: Option<FencingToken>,
     pub(crate) mounted: Option<FencingToken>,
+    /// As the file was when its volume was mounted.
+    pub(crate) volume_of: Option<Arc<Definition>>,
     /// Its volume was seen to be away since it last was mounted.
     pub(crate) unmounted: bool,
     /// Its program is proved dead, and the lease given back as soon as its volume is unmounted.
@@ -142,6 +146,11 @@ impl Instance {
     /// Whether requests may go to it, as far as its role is concerned.
     pub(crate) fn serves(&self) -> bool {
         self.running.as_ref().is_none_or(|d| d.standby().is_none()) || self.member.machine.state() == State::Active
+    }
+
+    /// Its volume is to be unmounted before it may go.
+    pub(crate) fn has_volume(&self) -> bool {
+        self.member.releasing || self.member.volume_of.is_some() && !self.member.unmounted && self.member.acts()
     }
 
     /// It is stopped on purpose until it is needed.

@@ -82,7 +82,8 @@ impl Supervisor {
 
     fn order_job(&mut self, i: &Instance, definition: &Definition, edge: Edge, name: String, argv: Vec<String>) {
         let Some(standby) = definition.standby() else { return };
-        let Some(definition) = i.running.clone().or_else(|| self.services.get(&i.id.service).cloned()) else { return };
+        let known = i.running.clone().or_else(|| self.services.get(&i.id.service).cloned());
+        let Some(definition) = known.or_else(|| i.member.volume_of.clone()) else { return };
         self.act(Action::Job(Job {
             instance: i.id.clone(),
             edge,

@@ -13,6 +13,7 @@ impl Supervisor {
         let Some(argv) = arguments(definition) else { return true };
         if i.member.mounted != i.member.machine.token() {
             i.member.unmounted = false;
+            i.member.volume_of = self.services.get(&i.id.service).cloned();
             if self.run_edge(now, i, definition, Edge::Mount, Some(argv)) != Some(true) {
                 return false;
             }
@@ -26,6 +27,7 @@ impl Supervisor {
     /// is proved dead.
     pub(crate) fn is_unmounted(&mut self, now: Timestamp, i: &mut Instance) -> bool {
         let known = i.running.clone().or_else(|| self.services.get(&i.id.service).cloned());
+        let known = known.or_else(|| i.member.volume_of.clone());
         let Some((definition, argv)) = known.and_then(|d| arguments(&d).map(|argv| (d, argv))) else { return true };
         if i.member.unmounted || self.is_used_here(i) {
             return true;

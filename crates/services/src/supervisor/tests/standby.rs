@@ -284,3 +284,21 @@ fn a_member_that_is_not_wanted_any_more_goes_when_its_volume_is_away() {
     assert_order(&text, &["job db-1-unmount", "release db-1"]);
     assert_eq!(rig.states(), "", "{text}");
 }
+
+#[test]
+fn a_member_that_goes_while_its_volume_is_being_mounted_leaves_it_unmounted() {
+    for ms in [1, 6, 11, 16, 21] {
+        let mut rig = Rig::new([db(with_volume())]);
+        rig.tell_holders();
+        while !rig.jobs.iter().any(|name| name.contains("-mount-")) {
+            rig.run_ms(1);
+            assert!(rig.now < Timestamp::from_millis(10_000), "{}", rig.transcript());
+        }
+        rig.run_ms(ms);
+        rig.apply([]);
+        rig.run_ms(20_000);
+        let last = rig.jobs.iter().rfind(|name| name.contains("mount")).cloned().unwrap_or_default();
+        assert!(last.contains("-unmount-"), "after {ms} ms: {:?}", rig.jobs);
+        assert_eq!(rig.states(), "", "after {ms} ms: {}", told(&rig));
+    }
+}
