@@ -147,8 +147,8 @@ fn an_owner_that_ends_in_order_leaves_nothing() {
     out.read_to_string(&mut text).expect("its output");
     assert!(text.contains("/enter-node-1\n"), "{text}");
     assert!(child.wait().expect("ends").success());
-    // Dropping a lab waits: nothing is left at once.
-    assert_eq!(traces.left(), Vec::<String>::new());
+    // Dropping a lab waits for its processes; the kernel takes a moment longer for the mounts of a dead machine.
+    wait_gone(&traces);
 }
 
 #[test]
