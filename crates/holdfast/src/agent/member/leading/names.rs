@@ -94,20 +94,20 @@ impl Names {
 
 impl Name {
     fn begin(&mut self, write: Write, core: &Core, written: Arc<Notify>) {
-        let (dns, job) = (self.dns.clone(), job(&self.dns, &write, &core.node.0));
-        let addresses = write.addresses.clone();
+        let (dns, wanted, node) = (self.dns.clone(), write.clone(), core.node.0.clone());
         let task = tokio::spawn(async move {
-            let done = match (&dns.by, job) {
-                (DnsBy::Server { servers, zone, key }, _) => {
+            let done = match &dns.by {
+                DnsBy::Server { servers, zone, key } => {
                     // Read each time: a secret that was replaced is used without a restart.
                     let key = key.as_ref().map(|(name, secret)| Ok((name.clone(), reference(secret)?))).transpose();
                     match key {
-                        Ok(key) => rfc2136::write(servers, zone, &dns, &addresses, key.as_ref(), SERVER_TIME).await,
+                        Ok(key) => {
+                            rfc2136::write(servers, zone, &dns, &wanted.addresses, key.as_ref(), SERVER_TIME).await
+                        }
                         Err(why) => Err(why),
                     }
                 }
-                (DnsBy::Command(_), Some(job)) => run(&job).await,
-                (DnsBy::Command(_), None) => Err("no command".to_owned()),
+                DnsBy::Command(argv) => run(&job(argv, &dns, &wanted, &node)).await,
             };
             written.notify_one();
             done
@@ -174,11 +174,10 @@ fn nodes(member: &Member, seen: &Seen, config: &Config, balancer: &Balancer) -> 
         .collect()
 }
 
-fn job(dns: &Dns, write: &Write, node: &str) -> Option<Job> {
-    let DnsBy::Command(argv) = &dns.by else { return None };
+fn job(argv: &[String], dns: &Dns, write: &Write, node: &str) -> Job {
     let put = |name: &str, value: String| (name.to_owned(), Value::Plain(value));
-    Some(Job {
-        argv: argv.clone(),
+    Job {
+        argv: argv.to_vec(),
         env: vec![
             put("HOLDFAST_DNS_NAME", dns.name.clone()),
             put("HOLDFAST_DNS_TTL", dns.ttl.as_secs().to_string()),
@@ -191,7 +190,7 @@ fn job(dns: &Dns, write: &Write, node: &str) -> Option<Job> {
         owner: format!("dns/{}", dns.name),
         token: format!("dns-{node}"),
         ..Job::default()
-    })
+    }
 }
 
 async fn run(job: &Job) -> Result<(), String> {
