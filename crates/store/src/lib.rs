@@ -104,6 +104,11 @@ impl Store {
         self.writer.failure()
     }
 
+    /// The disk was full at the last look: what can wait should not be written now.
+    pub fn is_full(&self) -> bool {
+        self.writer.is_full()
+    }
+
     /// Waits for what is queued, checkpoints, closes the file; blocks as long as that takes. Later operations get [`Error::Closed`].
     pub fn close(&self) {
         self.writer.close();

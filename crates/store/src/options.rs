@@ -33,6 +33,9 @@ pub struct Options {
     /// A read that holds its snapshot longer is ended, because no checkpoint can pass it.
     pub reader_age_max: Duration,
     pub on_commit: Option<OnCommit>,
+    /// Runs on the writer thread after an operation, or a batch of them, was undone: whoever keeps a copy in memory of what
+    /// operations saw forgets it here, before the next one runs.
+    pub on_rollback: Option<OnCommit>,
 }
 
 impl Options {
@@ -48,6 +51,7 @@ impl Options {
             readers_max: 4,
             reader_age_max: Duration::from_secs(10),
             on_commit: None,
+            on_rollback: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ pub(crate) struct Handle {
     queue_max: usize,
     path: Arc<PathBuf>,
     failure: Arc<Mutex<Option<String>>>,
+    full: Arc<AtomicBool>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -119,6 +121,10 @@ impl Handle {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn close(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
@@ -156,6 +162,7 @@ pub(crate) fn start(
 ) -> Result<Handle> {
     let (queue, inbox) = mpsc::channel(options.queue_max.max(1));
     let failure = Arc::new(Mutex::new(None));
+    let full = Arc::new(AtomicBool::new(false));
     let queue_max = options.queue_max;
     let name = options.name;
     let mut writer = Writer {
@@ -167,14 +174,14 @@ pub(crate) fn start(
         readers,
         failure: failure.clone(),
         commits: 0,
-        full: false,
+        full: full.clone(),
         last_full: None,
     };
     let thread = std::thread::Builder::new()
         .name(format!("store-{name}"))
         .spawn(move || writer.run(inbox))
         .map_err(|e| Error::Failed { path: (*path).clone(), reason: format!("cannot start its writer thread: {e}") })?;
-    Ok(Handle { queue, queue_max, path, failure, thread: Arc::new(Mutex::new(Some(thread))) })
+    Ok(Handle { queue, queue_max, path, failure, full, thread: Arc::new(Mutex::new(Some(thread))) })
 }
 
 struct Writer {
@@ -186,7 +193,7 @@ struct Writer {
     reserve: Reserve,
     failure: Arc<Mutex<Option<String>>>,
     commits: u32,
-    full: bool,
+    full: Arc<AtomicBool>,
     last_full: Option<Instant>,
 }
 
@@ -255,7 +262,7 @@ impl Writer {
         self.checkpoint("PASSIVE");
         let freed = self.reserve.release();
         self.last_full = Some(Instant::now());
-        if !std::mem::replace(&mut self.full, true) {
+        if !self.full.swap(true, Ordering::Relaxed) {
             tracing::error!(path = %self.path.display(), reserve_freed = freed, "no space left; operations fail until there is");
         }
         for job in batch {
@@ -281,6 +288,7 @@ impl Writer {
             if !self.connection.is_autocommit() {
                 drop(self.connection.execute_batch("ROLLBACK"));
             }
+            self.undone();
             match verdict(&e) {
                 Verdict::Full => Undone::Full,
                 Verdict::Fatal => Undone::Fatal(e),
@@ -304,6 +312,7 @@ impl Writer {
                 Err(Verdict::Fatal) => return Err(sqlite(rusqlite::ffi::SQLITE_IOERR)),
                 Err(_) => {
                     connection.prepare_cached("ROLLBACK TO op")?.execute([])?;
+                    self.undone();
                 }
             }
             connection.prepare_cached("RELEASE op")?.execute([])?;
@@ -314,6 +323,12 @@ impl Writer {
         }
         connection.prepare_cached("COMMIT")?.execute([])?;
         Ok(())
+    }
+
+    fn undone(&self) {
+        if let Some(on_rollback) = &self.options.on_rollback {
+            on_rollback();
+        }
     }
 
     fn failed(&self) -> Option<String> {
@@ -349,15 +364,16 @@ impl Writer {
         } else if self.commits >= CHECKPOINT_COMMITS || (idle && wal_bytes > self.options.wal_bytes_max / 4) {
             self.checkpoint("PASSIVE");
         }
-        if self.full || self.commits == 0 {
+        let full = self.full.load(Ordering::Relaxed);
+        if full || self.commits == 0 {
             self.reserve.restore();
         }
-        if self.commits == 0 && !self.full {
+        if self.commits == 0 && !full {
             crate::open::keep_room(&self.connection, &self.path, &self.options);
         }
         let recovered = self.last_full.is_none_or(|at| at.elapsed() >= FULL_FOR_AT_LEAST);
-        if self.full && recovered && self.reserve.is_held() {
-            self.full = false;
+        if full && recovered && self.reserve.is_held() {
+            self.full.store(false, Ordering::Relaxed);
             tracing::info!(path = %self.path.display(), "there is space again");
         }
     }
