@@ -19,14 +19,17 @@ pub mod availability;
 pub mod brake;
 pub mod dns;
 pub mod drill;
+pub mod flow;
 pub mod health;
 pub mod hung;
 pub mod incident;
 pub mod lease;
 pub mod membership;
 pub mod placement;
+pub mod queue;
 pub mod rolling;
 pub mod rollout;
+pub mod schedule;
 pub mod standby;
 pub mod vip;
 
