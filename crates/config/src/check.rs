@@ -6,10 +6,13 @@ mod drills;
 pub(crate) mod files;
 mod ports;
 mod references;
+mod sagas;
 mod services;
 mod standby;
+mod tasks;
 mod virtual_ips;
 mod weak_points;
+mod workflows;
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -60,6 +63,9 @@ pub(crate) fn check(out: &mut Findings, config: &Config, environment: &Environme
     virtual_ips::check(out, config);
     standby::check(out, config);
     cluster::check(out, config);
+    tasks::check(out, config, environment);
+    workflows::check(out, config, environment);
+    sagas::check(out, config);
     drills::check(out, config);
     weak_points::check(out, config);
 }

@@ -48,9 +48,22 @@ codes! {
     ONE_BALANCER = "HF0152", "one balancer process is all there is";
     NO_READINESS = "HF0153", "a balanced service has no readiness probe";
     ETCD_MEMBERS = "HF0155", "the members of etcd stand no loss";
-    UNKNOWN_NODE = "HF0156", "`on` names a machine that is not described";
+    UNKNOWN_NODE = "HF0156", "a machine is named that is not described";
     LOOPBACK = "HF0157", "a service that other machines cannot reach";
     ONE_BALANCER_NODE = "HF0158", "one machine listens for a balancer";
     NODES_ALONE = "HF0159", "machines are described, and there is no cluster";
     PORT_UNTOLD = "HF0154", "a command does not mention the port that is assigned";
+    TASKS_UNSIGNED = "HF0160", "queues are open to everybody who reaches them";
+    TASKS_ONE_NODE = "HF0161", "queues and workflows of a cluster live on one machine";
+    TASKS_LOOPBACK = "HF0162", "queues that other machines cannot reach";
+    DEAD_LETTER = "HF0163", "a dead letter queue that cannot be one";
+    DEAD_LETTER_SHORT = "HF0164", "dead letters are deleted before their time";
+    QUARANTINE = "HF0165", "messages that crash their workers have nowhere to go";
+    UNUSED = "HF0166", "a table that nothing uses";
+    STEP_CYCLE = "HF0167", "steps wait for each other in a circle";
+    EXPRESSION = "HF0168", "a reference or condition that cannot be read";
+    NOT_UPSTREAM = "HF0169", "a reference to a step that need not have run before";
+    PARAMETER = "HF0170", "parameters do not fit";
+    WORKFLOW_CYCLE = "HF0171", "workflows run each other in a circle";
+    SAGA = "HF0172", "a saga that could neither be finished nor rolled back";
 }

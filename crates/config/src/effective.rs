@@ -5,21 +5,46 @@ mod cluster;
 mod drill;
 mod node;
 mod service;
+mod tasks;
+mod workflow;
 
 use std::time::Duration;
 
 use crate::keys::{Change, Default, Section};
-use crate::model::Value;
+use crate::model::{Config, Value};
 use crate::quantity::{format_duration, format_percent, format_size};
 
-pub(crate) use balancer::balancer;
-pub(crate) use cluster::{cluster, machine};
-pub(crate) use drill::drill;
-pub(crate) use node::node;
 pub(crate) use service::service;
+
+use balancer::balancer;
+use cluster::{cluster, machine};
+use drill::drill;
+use node::node;
+use tasks::{access_key, pool, queue, tasks, worker};
+use workflow::{step, workflow};
 
 /// What stands in the place of a secret.
 pub(crate) const HIDDEN: &str = "\"(hidden)\"";
+
+/// Every table of the file with its settings, in the order in which `show` prints them.
+pub(crate) fn tables(config: &Config) -> Vec<(String, Vec<Setting>)> {
+    let mut all = vec![("node".to_owned(), node(&config.node))];
+    all.extend(config.cluster.iter().map(|c| ("cluster".to_owned(), cluster(c))));
+    all.extend(config.nodes.iter().map(|(name, m)| (format!("node.{name}"), machine(m))));
+    all.extend(config.services.iter().map(|(name, s)| (format!("service.{name}"), service(s))));
+    all.extend(config.balancers.iter().map(|(name, b)| (format!("balancer.{name}"), balancer(b))));
+    all.extend(config.tasks.iter().map(|t| ("tasks".to_owned(), tasks(t))));
+    all.extend(config.keys.iter().map(|(name, k)| (format!("key.{name}"), access_key(k))));
+    all.extend(config.queues.iter().map(|(name, q)| (format!("queue.{name}"), queue(q))));
+    all.extend(config.workers.iter().map(|(name, w)| (format!("worker.{name}"), worker(w))));
+    all.extend(config.pools.iter().map(|(name, p)| (format!("pool.{name}"), pool(p))));
+    for (name, w) in &config.workflows {
+        all.push((format!("workflow.{name}"), workflow(w)));
+        all.extend(w.steps.iter().map(|(step_name, s)| (format!("workflow.{name}.step.{step_name}"), step(s))));
+    }
+    all.extend(config.drills.iter().map(|(name, d)| (format!("drill.{name}"), drill(d))));
+    all
+}
 
 /// One key of a table with its value.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,13 +6,17 @@ mod drill;
 mod node;
 mod service;
 mod standby;
+mod tasks;
+mod workflow;
 
-pub(crate) use balancer::{BALANCER, DNS, EJECT, LIMITS, RETRY, TIMEOUTS};
+pub(crate) use balancer::{BALANCER, DNS, EJECT, FALLBACK, LIMITS, RETRY, TIMEOUTS};
 pub(crate) use cluster::{CLUSTER, MACHINE};
 pub(crate) use drill::DRILL;
 pub(crate) use node::NODE;
 pub(crate) use service::{LIVE, LOG, NEEDS, READY, REFERENCE, RESTART, SERVICE, STARTUP, STOP};
 pub(crate) use standby::{MOUNT, STANDBY};
+pub(crate) use tasks::{ACCESS_KEY, CONCURRENCY, DEAD_LETTER, POOL, QUEUE, QUEUE_RETRY, TASKS, WORKER, WORKER_HTTP};
+pub(crate) use workflow::{PARAMETER, RUN, SEND, STEP, STEP_HTTP, STEP_LIMITS, STEP_RETRY, UNDO, WAIT, WORKFLOW};
 
 /// What a value looks like, with its range. Texts are as the file spells them.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +26,11 @@ pub(crate) enum Type {
     Path,
     Bool,
     Integer {
+        min: i64,
+        max: i64,
+    },
+    /// With or without a fraction.
+    Number {
         min: i64,
         max: i64,
     },
@@ -98,6 +107,43 @@ pub(crate) const fn key(
     Key { name, kind, default, change, example, doc }
 }
 
+/// The words of a list, for [`Type::Choice`].
+const fn words<T, const N: usize>(all: &'static [(&'static str, T); N]) -> [&'static str; N] {
+    let mut words = [""; N];
+    let mut i = 0;
+    while i < N {
+        words[i] = all[i].0;
+        i += 1;
+    }
+    words
+}
+
+/// Growing times between tries, in a table of their own; `default` and `longest` are those of `max`.
+const fn backoff(default: &'static str, longest: &'static str) -> [Key; 4] {
+    use self::Change::Live;
+    use self::Default::Is;
+    [
+        key("base", Type::Duration { min: "10ms", max: longest }, Is("1s"), Live, r#""2s""#, "The first of them."),
+        key(
+            "factor",
+            Type::Number { min: 1, max: 100 },
+            Is("2.0"),
+            Live,
+            "1.5",
+            "By which each is longer than the last.",
+        ),
+        key(
+            "max",
+            Type::Duration { min: "10ms", max: longest },
+            Is(default),
+            Live,
+            r#""1m""#,
+            "The longest of them; at least `base`.",
+        ),
+        key("jitter", Type::Share, Is("20%"), Live, "0.5", "Share by which each is made longer or shorter at random."),
+    ]
+}
+
 /// One table of the file.
 #[derive(Debug)]
 pub(crate) struct Section {
@@ -115,10 +161,50 @@ impl Section {
 }
 
 /// In the order of the reference.
-pub(crate) const SECTIONS: [&Section; 21] = [
-    &NODE, &CLUSTER, &MACHINE, &SERVICE, &REFERENCE, &RESTART, &STARTUP, &READY, &LIVE, &STOP, &LOG, &NEEDS, &STANDBY,
-    &MOUNT, &BALANCER, &DNS, &RETRY, &EJECT, &TIMEOUTS, &LIMITS, &DRILL,
+pub(crate) const SECTIONS: [&Section; 41] = [
+    &NODE,
+    &CLUSTER,
+    &MACHINE,
+    &SERVICE,
+    &REFERENCE,
+    &RESTART,
+    &STARTUP,
+    &READY,
+    &LIVE,
+    &STOP,
+    &LOG,
+    &NEEDS,
+    &STANDBY,
+    &MOUNT,
+    &BALANCER,
+    &FALLBACK,
+    &DNS,
+    &RETRY,
+    &EJECT,
+    &TIMEOUTS,
+    &LIMITS,
+    &TASKS,
+    &ACCESS_KEY,
+    &QUEUE,
+    &DEAD_LETTER,
+    &QUEUE_RETRY,
+    &WORKER,
+    &WORKER_HTTP,
+    &CONCURRENCY,
+    &POOL,
+    &WORKFLOW,
+    &PARAMETER,
+    &STEP,
+    &STEP_HTTP,
+    &SEND,
+    &WAIT,
+    &RUN,
+    &STEP_RETRY,
+    &STEP_LIMITS,
+    &UNDO,
+    &DRILL,
 ];
 
 /// Tables that stand at the top of a file.
-pub(crate) const TOP: [&str; 5] = ["node", "cluster", "service", "balancer", "drill"];
+pub(crate) const TOP: [&str; 11] =
+    ["node", "cluster", "service", "balancer", "tasks", "key", "queue", "worker", "pool", "workflow", "drill"];

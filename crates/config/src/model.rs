@@ -1,6 +1,9 @@
 //! The validated configuration: what the rest of holdfast reads. No TOML, no spans, no unresolved
 //! defaults; secrets are still references.
 
+mod tasks;
+mod workflow;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -12,6 +15,9 @@ use holdfast_policy::lease::Timings;
 use holdfast_policy::restart;
 use holdfast_policy::standby::Tier;
 
+pub use tasks::*;
+pub use workflow::*;
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub node: Node,
@@ -22,6 +28,13 @@ pub struct Config {
     pub services: BTreeMap<String, Service>,
     pub balancers: BTreeMap<String, Balancer>,
     pub drills: BTreeMap<String, Drill>,
+    /// `None` where the file has nothing for the plane to do.
+    pub tasks: Option<Tasks>,
+    pub keys: BTreeMap<String, AccessKey>,
+    pub queues: BTreeMap<String, Queue>,
+    pub workers: BTreeMap<String, Worker>,
+    pub pools: BTreeMap<String, Pool>,
+    pub workflows: BTreeMap<String, Workflow>,
 }
 
 /// `[node]`: this machine.
@@ -407,6 +420,7 @@ pub struct Balancer {
     /// Names of nodes, best first.
     pub virtual_ip_prefer: Vec<String>,
     pub dns: Option<Dns>,
+    pub fallback: Option<Fallback>,
 }
 
 /// A name whose addresses are those of the machines with this balancer.

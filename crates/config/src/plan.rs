@@ -4,7 +4,7 @@ mod render;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::effective::{Setting, balancer, cluster, drill, machine, node, service};
+use crate::effective::{Setting, tables};
 use crate::keys::Change as Effect;
 use crate::model::Config;
 
@@ -66,12 +66,10 @@ pub struct KeyChange {
     pub new: Option<String>,
 }
 
-type Tables = BTreeMap<String, Vec<Setting>>;
-
 /// `old` is what is applied now; without it everything is added.
 pub fn plan(old: Option<&Config>, new: &Config) -> Plan {
-    let before = old.map(tables).unwrap_or_default();
-    let after = tables(new);
+    let before: BTreeMap<String, Vec<Setting>> = old.map(tables).unwrap_or_default().into_iter().collect();
+    let after: BTreeMap<String, Vec<Setting>> = tables(new).into_iter().collect();
     let subjects: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let mut changes: Vec<Change> =
         subjects.into_iter().filter_map(|subject| change(subject, before.get(subject), after.get(subject))).collect();
@@ -84,16 +82,6 @@ pub fn plan(old: Option<&Config>, new: &Config) -> Plan {
     }
     changes.sort_by(|a, b| (a.action, &a.subject).cmp(&(b.action, &b.subject)));
     Plan { changes }
-}
-
-fn tables(config: &Config) -> Tables {
-    let mut all = Tables::from([("node".to_owned(), node(&config.node))]);
-    all.extend(config.cluster.iter().map(|c| ("cluster".to_owned(), cluster(c))));
-    all.extend(config.nodes.iter().map(|(name, m)| (format!("node.{name}"), machine(m))));
-    all.extend(config.services.iter().map(|(name, s)| (format!("service.{name}"), service(s))));
-    all.extend(config.balancers.iter().map(|(name, b)| (format!("balancer.{name}"), balancer(b))));
-    all.extend(config.drills.iter().map(|(name, d)| (format!("drill.{name}"), drill(d))));
-    all
 }
 
 fn change(subject: &str, old: Option<&Vec<Setting>>, new: Option<&Vec<Setting>>) -> Option<Change> {

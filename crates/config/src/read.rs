@@ -4,13 +4,19 @@ mod balancer;
 mod cluster;
 mod dns;
 mod drill;
+mod expression;
 mod node;
+mod one_of;
 mod probe;
 mod restart;
 mod service;
 pub(crate) mod settle;
 mod standby;
+mod tasks;
+mod worker;
+mod workflow;
 
+pub(crate) use expression::{Language, Reference, expression};
 pub(crate) use service::signal_name;
 
 use std::collections::BTreeMap;
@@ -22,21 +28,58 @@ use toml::de::{DeTable, DeValue};
 use crate::check::Environment;
 use crate::code;
 use crate::diagnostic::{Diagnostic, Severity, Span};
-use crate::keys::{CLUSTER, MACHINE, NODE, Section, TOP};
-use crate::model::Config;
+use crate::keys::{
+    ACCESS_KEY, BALANCER, CLUSTER, DRILL, MACHINE, NODE, POOL, QUEUE, SERVICE, Section, TOP, WORKER, WORKFLOW,
+};
+use crate::model::{Config, Machine, Node};
 use crate::reader::{Fault, Findings, Reader, unknown_key};
 
-/// Longest name of a service, balancer or drill: file and socket names are built from it.
+/// Longest name of anything: file and socket names are built from it.
 const NAME_CHARS_MAX: usize = 40;
 
 pub(crate) fn read(out: &mut Findings, file: &DeTable<'_>, environment: &Environment) -> Config {
-    let empty = DeTable::new();
     for (name, value) in file {
         out.spans.note("", name.get_ref(), name.span(), value.span());
         if !TOP.contains(&name.get_ref().as_ref()) {
             out.push(unknown_table(name.get_ref(), name.span(), value.get_ref()));
         }
     }
+    let (node, nodes) = machines(out, file, environment);
+    let cluster = match file.get("cluster").map(|v| (v.span(), v.get_ref())) {
+        Some((_, DeValue::Table(table))) => {
+            let reader = Reader::new(out, "cluster".into(), &CLUSTER, table);
+            Some(cluster::read(out, &reader, &nodes))
+        }
+        Some((span, other)) => {
+            out.fault("cluster", span, Fault::kind("a table", other));
+            None
+        }
+        None => None,
+    };
+    // Whoever stands on another machine cannot reach loopback.
+    let host = environment.address.filter(|_| cluster.is_some()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let mut config = Config {
+        node,
+        cluster,
+        nodes,
+        services: named(out, file, "service", &SERVICE, |out, table, name| service::read(out, table, name, host)),
+        balancers: named(out, file, "balancer", &BALANCER, balancer::read),
+        drills: named(out, file, "drill", &DRILL, drill::read),
+        tasks: tasks::plane(out, file),
+        keys: named(out, file, "key", &ACCESS_KEY, tasks::key),
+        queues: named(out, file, "queue", &QUEUE, tasks::queue),
+        workers: named(out, file, "worker", &WORKER, worker::read),
+        pools: named(out, file, "pool", &POOL, tasks::pool),
+        workflows: named(out, file, "workflow", &WORKFLOW, workflow::read),
+    };
+    settle::settle(out, &mut config);
+    config.workflows.values_mut().for_each(workflow::settle);
+    config
+}
+
+/// `[node]` and `[node.NAME]`.
+fn machines(out: &mut Findings, file: &DeTable<'_>, environment: &Environment) -> (Node, BTreeMap<String, Machine>) {
+    let empty = DeTable::new();
     let (settings, machines) = match file.get("node").map(Spanned::get_ref) {
         Some(DeValue::Table(table)) => cluster::split(table, &NODE),
         _ => (DeTable::new(), DeTable::new()),
@@ -51,27 +94,7 @@ pub(crate) fn read(out: &mut Findings, file: &DeTable<'_>, environment: &Environ
         }
     };
     let node = node::read(out, &node, environment);
-    let nodes = all_named(out, &machines, "node", &MACHINE, cluster::machine);
-    let cluster = match file.get("cluster").map(|v| (v.span(), v.get_ref())) {
-        Some((_, DeValue::Table(table))) => {
-            let reader = Reader::new(out, "cluster".into(), &CLUSTER, table);
-            Some(cluster::read(out, &reader, &nodes))
-        }
-        Some((span, other)) => {
-            out.fault("cluster", span, Fault::kind("a table", other));
-            None
-        }
-        None => None,
-    };
-    // Whoever stands on another machine cannot reach loopback.
-    let host = environment.address.filter(|_| cluster.is_some()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let services =
-        named(out, file, "service", &crate::keys::SERVICE, |out, table, name| service::read(out, table, name, host));
-    let balancers = named(out, file, "balancer", &crate::keys::BALANCER, balancer::read);
-    let drills = named(out, file, "drill", &crate::keys::DRILL, drill::read);
-    let mut config = Config { node, cluster, nodes, services, balancers, drills };
-    settle::settle(out, &mut config);
-    config
+    (node, all_named(out, &machines, "node", "node", &MACHINE, cluster::machine))
 }
 
 /// The tables `[noun.NAME]`.
@@ -88,27 +111,29 @@ fn named<T>(
         out.fault(noun, value.span(), fault);
         return BTreeMap::new();
     };
-    all_named(out, tables, noun, section, read)
+    all_named(out, tables, noun, noun, section, read)
 }
 
+/// The tables `[PLACE.NAME]`, each of which is a `noun`.
 fn all_named<T>(
     out: &mut Findings,
     tables: &DeTable<'_>,
-    noun: &'static str,
+    place: &str,
+    noun: &str,
     section: &'static Section,
     read: impl Fn(&mut Findings, &Reader<'_>, &str) -> T,
 ) -> BTreeMap<String, T> {
     let mut all = BTreeMap::new();
     for (name, value) in tables {
-        let path = format!("{noun}.{}", name.get_ref());
-        out.spans.note(noun, name.get_ref(), name.span(), value.span());
-        check_name(out, noun, name.get_ref(), name.span());
+        let path = format!("{place}.{}", name.get_ref());
+        out.spans.note(place, name.get_ref(), name.span(), value.span());
+        check_name(out, &path, noun, name.get_ref(), name.span());
         match value.get_ref() {
             DeValue::Table(table) => {
                 let reader = Reader::new(out, path, section, table);
                 all.insert(name.get_ref().to_string(), read(out, &reader, name.get_ref()));
             }
-            other => not_a_name(out, noun, name, section, other),
+            other => not_a_name(out, (place, noun), name, section, other),
         }
     }
     all
@@ -117,15 +142,15 @@ fn all_named<T>(
 /// `[service] command = …`: the name was forgotten.
 fn not_a_name(
     out: &mut Findings,
-    noun: &str,
+    (place, noun): (&str, &str),
     name: &Spanned<std::borrow::Cow<'_, str>>,
     section: &Section,
     value: &DeValue<'_>,
 ) {
-    let path = format!("{noun}.{}", name.get_ref());
+    let path = format!("{place}.{}", name.get_ref());
     let fault = Fault::kind("a table", value);
     let hint = if section.keys.iter().any(|k| k.name == name.get_ref()) {
-        format!("give the {noun} a name: [{noun}.NAME]")
+        format!("give the {noun} a name: [{place}.NAME]")
     } else {
         format!("write [{path}]")
     };
@@ -141,12 +166,12 @@ fn unknown_table(name: &str, span: Span, value: &DeValue<'_>) -> Diagnostic {
     found
 }
 
-fn check_name(out: &mut Findings, noun: &str, name: &str, span: Span) {
+fn check_name(out: &mut Findings, path: &str, noun: &str, name: &str, span: Span) {
     // Machines are called as their hosts are, and no instance is called like one: `db-1` may be a host.
     let stem = name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-');
     let trouble = name_trouble(if noun == "node" && !stem.is_empty() { stem } else { name });
     if let Some((label, hint)) = trouble {
-        out.bad(&format!("{noun}.{name}"));
+        out.bad(path);
         out.push(
             Diagnostic::new(Severity::Error, code::BAD_NAME, format!("a {noun} cannot be named `{name}`"))
                 .at(span, label)

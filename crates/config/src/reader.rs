@@ -14,7 +14,7 @@ use crate::diagnostic::{Diagnostic, Severity, Span};
 use crate::keys::{Default, Key, Section};
 use crate::nearest::nearest;
 
-pub(crate) use convert::{Fault, integer, unknown_word};
+pub(crate) use convert::{Fault, integer, plain_number, unknown_word};
 pub(crate) use findings::Findings;
 
 /// A table of the file beside its definition in the catalogue.
@@ -108,6 +108,14 @@ impl<'t> Reader<'t> {
         self.opt_u32(out, name).expect("the catalogue gives a default")
     }
 
+    pub(crate) fn opt_i32(&self, out: &mut Findings, name: &str) -> Option<i32> {
+        self.get(out, name, convert::ranged_integer, |text| text.parse().ok()).and_then(|n: i64| i32::try_from(n).ok())
+    }
+
+    pub(crate) fn number(&self, out: &mut Findings, name: &str) -> f64 {
+        self.sure(out, name, convert::number, |text| text.parse().ok())
+    }
+
     pub(crate) fn opt_share(&self, out: &mut Findings, name: &str) -> Option<f64> {
         self.get(out, name, |_, v| convert::share(v), crate::quantity::parse_percent)
     }
@@ -130,6 +138,9 @@ impl<'t> Reader<'t> {
     }
 
     pub(crate) fn texts(&self, out: &mut Findings, name: &str) -> Option<Vec<String>> {
+        for (n, item) in self.raw(name).and_then(|v| v.get_ref().as_array()).into_iter().flatten().enumerate() {
+            out.spans.set(&format!("{}[{n}]", self.at(name)), item.span());
+        }
         self.get(out, name, |_, v| convert::texts(v), |_| None)
     }
 
@@ -240,6 +251,32 @@ impl<'t> Reader<'t> {
         empty: &'t DeTable<'t>,
     ) -> Reader<'t> {
         self.inner(out, name, section).unwrap_or_else(|| Reader { path: self.at(name), section, table: empty })
+    }
+
+    /// A value that reads well and still cannot be.
+    pub(crate) fn wrong(&self, out: &mut Findings, name: &str, fault: Fault) {
+        let path = self.at(name);
+        let span = out.spans.value(&path);
+        out.fault(&path, span, fault);
+    }
+
+    /// Keys that mean nothing without another one.
+    pub(crate) fn need_beside(&self, out: &mut Findings, names: &[&str], other: &str) {
+        if self.has(other) {
+            return;
+        }
+        for name in names.iter().filter(|name| self.has(name)) {
+            let fault = Fault::value(format!("needs `{other}` beside it"));
+            self.wrong(out, name, fault.hint(format!("add `{other}`, or remove `{name}`")));
+        }
+    }
+
+    /// Notes each of the keys that is not there.
+    pub(crate) fn require(&self, out: &mut Findings, names: &[&str]) {
+        for name in names.iter().filter(|name| !self.has(name)) {
+            let span = out.spans.key(&self.path);
+            self.missing(out, name, span);
+        }
     }
 
     pub(crate) fn missing(&self, out: &mut Findings, name: &str, span: Span) {

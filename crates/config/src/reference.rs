@@ -2,12 +2,13 @@
 
 use std::fmt::Write;
 
-use crate::keys::{
-    BALANCER, CLUSTER, DRILL, Default, Key, LIVE, MACHINE, NODE, READY, SECTIONS, SERVICE, STARTUP, Section, Type,
-};
+use crate::keys::{Default, Key, LIVE, READY, SECTIONS, STARTUP, Section, Type};
 
 /// A file that uses much of what there is; a test reads it and finds nothing to say.
 pub(crate) const EXAMPLE: &str = include_str!("reference/example.toml");
+
+/// The same for queues and workflows.
+pub(crate) const EXAMPLE_TASKS: &str = include_str!("reference/tasks.toml");
 
 const HEAD: &str = "\
 # Configuration reference
@@ -25,7 +26,8 @@ and `min_available`, *at the next start of the agent* waits for that.
 - **Sizes** are texts with a unit: `\"512B\"`, `\"64KiB\"`, `\"10MiB\"`, `\"1GiB\"` (powers of 1024), `\"10MB\"` (powers of 1000).
 - **Shares** are percentages or numbers from 0 to 1: `\"99.9%\"` or `0.999`.
 - **Paths** that are relative start from the directory of the file.
-- **Names** of services, balancers and drills match `[a-z][a-z0-9-]*` and have at most 40 characters.
+- **Names** of services, balancers, queues, workflows, steps and all other tables match `[a-z][a-z0-9-]*` and have at most 40
+  characters.
 - **Addresses** are IP addresses; host names are not resolved. IPv6 stands in brackets before a port: `\"[::1]:8080\"`.
 ";
 
@@ -39,21 +41,35 @@ pub fn reference() -> String {
         }
     }
     let _ = write!(out, "\n## A whole file\n\n```toml\n{EXAMPLE}```\n");
+    let _ = write!(out, "\n## A file with queues and workflows\n\n```toml\n{EXAMPLE_TASKS}```\n");
     out
 }
 
 fn chapter(out: &mut String, section: &'static Section) {
-    let top = [&NODE, &CLUSTER, &MACHINE, &SERVICE, &BALANCER, &DRILL].into_iter().any(|s| std::ptr::eq(s, section));
-    let mark = if top { "##" } else { "###" };
+    let mark = if section.title.starts_with('[') { "##" } else { "###" };
     let probe = std::ptr::eq(section, &STARTUP);
-    let title = if probe { "`startup`, `ready`, `live`" } else { &format!("`{}`", section.title) };
+    let title = if probe { "`startup`, `ready`, `live`" } else { &heading(section.title) };
     let _ = write!(out, "\n{mark} {title}\n\n{}\n\n", section.doc);
     for key in section.keys {
         let default = if probe { probe_default(key) } else { default(key) };
-        let name = section.title.strip_prefix("env.").map_or(key.name.to_owned(), |_| format!("env.KEY.{}", key.name));
+        let name = prefixed(section, key);
         let _ = writeln!(out, "- `{name} = {}`  \n  {}  ", key.example, key.doc);
         let _ = writeln!(out, "  {}. {default}. *{}*", kind(key.kind), sentence(key.change.words()));
     }
+}
+
+/// What tells tables of the same name apart is no code.
+fn heading(title: &str) -> String {
+    match title.split_once("} of ") {
+        Some((table, owner)) => format!("`{table}}}` of {owner}"),
+        None => format!("`{title}`"),
+    }
+}
+
+/// Where the table stands under a key that the file chooses.
+fn prefixed(section: &Section, key: &Key) -> String {
+    let start = section.title.split(" = ").next().filter(|start| start.ends_with(".KEY"));
+    start.map_or(key.name.to_owned(), |start| format!("{start}.{}", key.name))
 }
 
 fn default(key: &Key) -> String {
@@ -82,7 +98,7 @@ fn probe_default(key: &Key) -> String {
 
 fn spelt(kind: Type, text: &str) -> String {
     match kind {
-        Type::Bool | Type::Integer { .. } => text.to_owned(),
+        Type::Bool | Type::Integer { .. } | Type::Number { .. } => text.to_owned(),
         Type::Forms(_) if ["true", "false"].contains(&text) => text.to_owned(),
         _ => format!("\"{text}\""),
     }
@@ -94,6 +110,7 @@ fn kind(kind: Type) -> String {
         Type::Path => "Path".into(),
         Type::Bool => "Boolean".into(),
         Type::Integer { min, max } => format!("Whole number, {min} to {max}"),
+        Type::Number { min, max } => format!("Number, {min} to {max}"),
         Type::Share => "Share".into(),
         Type::Duration { min, max } => format!("Duration, \"{min}\" to \"{max}\""),
         Type::Size { min, max } => format!("Size, \"{min}\" to \"{max}\""),

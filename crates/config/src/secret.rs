@@ -2,8 +2,18 @@
 
 use std::ops::Range;
 
-const WORDS: [&str; 9] =
-    ["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "APIKEY", "API_KEY", "PRIVATE_KEY", "CREDENTIAL"];
+const WORDS: [&str; 10] = [
+    "PASSWORD",
+    "PASSWD",
+    "PASSPHRASE",
+    "SECRET",
+    "TOKEN",
+    "APIKEY",
+    "API_KEY",
+    "PRIVATE_KEY",
+    "CREDENTIAL",
+    "AUTHORIZATION",
+];
 
 /// Keys that speak about a secret without holding one: `TOKEN_TTL`, `PASSWORD_FILE`.
 const HARMLESS_ENDINGS: [&str; 14] = [

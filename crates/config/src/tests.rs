@@ -4,6 +4,7 @@ mod catalogue;
 mod changes;
 mod garbage;
 mod messages;
+mod tasks;
 
 use std::path::Path;
 use std::time::Duration;
@@ -96,4 +97,60 @@ fn in_a_cluster_instances_listen_where_other_machines_reach_them() {
         let loaded = parse(&text, Path::new("/etc/holdfast.toml"), &machine).unwrap();
         assert_eq!(loaded.config.services["web"].host.to_string(), host, "{text}");
     }
+}
+
+#[test]
+fn the_plane_of_tasks_runs_where_the_file_has_something_for_it() {
+    for (text, runs) in [
+        (FIRST, false),
+        ("[tasks]", true),
+        ("[queue.a]", true),
+        ("[queue.a]\n[worker.w]\nqueue = \"a\"\ncommand = [\"w\"]", true),
+        ("[workflow.w.step.s]\ncommand = [\"s\"]", true),
+        ("[pool.p]\nslots = 1", false),
+        ("[key.k]\nid = \"KEY\"\nsecret = { env = \"K\" }", false),
+    ] {
+        let tasks = good(text).config.tasks;
+        assert_eq!(tasks, runs.then(Tasks::default), "{text}");
+    }
+}
+
+#[test]
+fn defaults_of_queues_are_those_that_the_model_documents() {
+    let config = good("[queue.a]\n[worker.w]\nqueue = \"a\"\ncommand = [\"w\"]").config;
+    assert_eq!(config.queues["a"], Queue::new("a"));
+    let worker = &config.workers["w"];
+    let Work::Program(program) = &worker.work else { panic!("{worker:?}") };
+    assert_eq!((&program.done[..], &program.dead[..], program.input), (&[0][..], &[65][..], Input::Stdin));
+    assert_eq!((worker.concurrency, worker.lease), (Concurrency::Fixed(1), Duration::from_secs(30)));
+    assert_eq!(worker.timeout, Duration::from_secs(900));
+}
+
+#[test]
+fn a_step_is_tried_again_where_that_can_help() {
+    let text = r#"
+        [queue.mail]
+        [workflow.other.step.s]
+        sleep = "1s"
+        [workflow.w.step]
+        a = { command = ["a"] }
+        b = { sleep = "1s" }
+        c = { wait = { signal = "go" } }
+        d = { run = { workflow = "other" } }
+        e = { send = { queue = "mail", body = "x" } }
+    "#;
+    let config = good(text).config;
+    let attempts = |name: &str| config.workflows["w"].steps[name].retry.attempts;
+    assert_eq!(["a", "b", "c", "d", "e"].map(attempts), [3, 1, 1, 1, 3]);
+    assert_eq!(config.workflows["w"].steps["a"].kind, None, "no saga");
+    assert_eq!(config.workflows["w"].timeout, Duration::from_secs(7 * 86_400));
+}
+
+#[test]
+fn a_service_that_a_worker_posts_to_gets_a_port() {
+    let text = "[service.web]\ncommand = [\"web\"]\n[queue.a]\n[worker.w]\nqueue = \"a\"\nhttp = { service = \"web\" }";
+    let config = good(text).config;
+    assert_eq!(config.services["web"].port, Port::Assigned);
+    let expected = HttpWork { service: "web".into(), path: "/".into(), timeout: Duration::from_secs(900) };
+    assert_eq!(config.workers["w"].work, Work::Http(expected));
 }

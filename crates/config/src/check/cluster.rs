@@ -89,22 +89,26 @@ fn members(out: &mut Findings, config: &Config) {
 }
 
 fn named_nodes(out: &mut Findings, nodes: &BTreeSet<&str>, path: &str, on: &BTreeMap<String, Vec<String>>) {
-    // Machines need not be described.
-    if nodes.is_empty() || !out.is_good(path) {
+    for wanted in on.get(NODE).into_iter().flatten() {
+        described(out, nodes, path, wanted, "nothing runs here unless a machine of this name joins");
+    }
+}
+
+/// Machines need not be described; but where some are, another name is mostly a slip.
+pub(super) fn described(out: &mut Findings, nodes: &BTreeSet<&str>, path: &str, wanted: &str, label: &str) {
+    if nodes.is_empty() || nodes.contains(wanted) || !out.is_good(path) {
         return;
     }
-    for wanted in on.get(NODE).into_iter().flatten().filter(|wanted| !nodes.contains(wanted.as_str())) {
-        let span = out.spans.value(path);
-        let hint = match nearest(wanted, nodes.iter().copied()) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None => format!("known here: {}", nodes.iter().copied().collect::<Vec<_>>().join(", ")),
-        };
-        out.push(
-            Diagnostic::new(Severity::Warning, code::UNKNOWN_NODE, format!("no [node.{wanted}] is described"))
-                .at(span, "nothing runs here unless a machine of this name joins")
-                .hint(hint),
-        );
-    }
+    let span = out.spans.value(path);
+    let hint = match nearest(wanted, nodes.iter().copied()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("known here: {}", nodes.iter().copied().collect::<Vec<_>>().join(", ")),
+    };
+    out.push(
+        Diagnostic::new(Severity::Warning, code::UNKNOWN_NODE, format!("no [node.{wanted}] is described"))
+            .at(span, label)
+            .hint(hint),
+    );
 }
 
 fn loopback(out: &mut Findings, config: &Config, name: &str) {
@@ -142,7 +146,7 @@ fn one_machine(out: &mut Findings, config: &Config, name: &str) {
 
 impl Findings {
     /// Several agents on one machine, as tests have them.
-    fn all_on_loopback(&self, config: &Config) -> bool {
+    pub(super) fn all_on_loopback(&self, config: &Config) -> bool {
         let mut addresses = config.nodes.values().filter_map(|n| n.address).peekable();
         addresses.peek().is_some() && addresses.all(|a| a.is_loopback())
     }

@@ -45,6 +45,10 @@ fn listeners(out: &mut Findings, config: &Config) -> Vec<Listener> {
         let ports = metrics.port()..=metrics.port();
         all.push(Listener { who: "`node.metrics`".into(), addr: metrics.ip(), ports, path: "node.metrics".into() });
     }
+    if let Some(tasks) = &config.tasks {
+        let (addr, port, path) = (tasks.listen.ip(), tasks.listen.port(), "tasks.listen".to_owned());
+        all.push(Listener { who: "`tasks.listen`".into(), addr, ports: port..=port, path });
+    }
     for (name, balancer) in &config.balancers {
         for (n, listen) in balancer.listen.iter().enumerate() {
             let path = format!("balancer.{name}.listen[{n}]");

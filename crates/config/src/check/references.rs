@@ -1,4 +1,4 @@
-//! Names that refer to services and balancers.
+//! Names that refer to other tables.
 
 use crate::code;
 use crate::diagnostic::{Diagnostic, Severity};
@@ -50,11 +50,22 @@ fn dependency(out: &mut Findings, config: &Config, name: &str, other: &str, cond
 
 /// Whether the service exists; if not, that is noted.
 pub(super) fn defined_service(out: &mut Findings, config: &Config, path: &str, name: &str) -> bool {
-    let defined = config.services.contains_key(name);
-    if !defined {
-        undefined(out, path, "service", name, config.services.keys().map(String::as_str));
+    defined(out, path, "service", name, config.services.keys().map(String::as_str))
+}
+
+/// Whether the name is one of the known; if not, that is noted.
+pub(super) fn defined<'a>(
+    out: &mut Findings,
+    path: &str,
+    noun: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> bool {
+    let found = known.clone().any(|other| other == name);
+    if !found {
+        undefined(out, path, noun, name, known);
     }
-    defined
+    found
 }
 
 pub(super) fn undefined<'a>(
@@ -64,16 +75,27 @@ pub(super) fn undefined<'a>(
     name: &str,
     known: impl Iterator<Item = &'a str>,
 ) {
+    undefined_in(out, path, (noun, noun), name, known);
+}
+
+/// A `noun` that would be defined as `[PLACE.NAME]`.
+pub(super) fn undefined_in<'a>(
+    out: &mut Findings,
+    path: &str,
+    (noun, place): (&str, &str),
+    name: &str,
+    known: impl Iterator<Item = &'a str>,
+) {
     let known: Vec<&str> = known.collect();
     let span = out.spans.value(path);
     let found = Diagnostic::new(Severity::Error, code::UNDEFINED, format!("there is no {noun} `{name}`"));
     out.push(match nearest(name, known.iter().copied()) {
         Some(close) => found
             .at(span, format!("did you mean `{close}`?"))
-            .hint(format!("write `{close}`, or define [{noun}.{name}]")),
-        None if known.is_empty() => found.at(span, "not defined").hint(format!("define [{noun}.{name}]")),
+            .hint(format!("write `{close}`, or define [{place}.{name}]")),
+        None if known.is_empty() => found.at(span, "not defined").hint(format!("define [{place}.{name}]")),
         None => {
-            found.at(span, "not defined").hint(format!("define [{noun}.{name}]; defined are: {}", known.join(", ")))
+            found.at(span, "not defined").hint(format!("define [{place}.{name}]; defined are: {}", known.join(", ")))
         }
     });
 }

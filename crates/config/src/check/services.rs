@@ -142,23 +142,24 @@ fn available(out: &mut Findings, service: &Service, path: &str) {
 }
 
 fn needs_root(out: &mut Findings, service: &Service, path: &str, environment: &Environment) {
-    if environment.is_root {
-        return;
-    }
-    for (name, given) in [("user", service.user.is_some()), ("group", service.group.is_some())] {
+    for (key, given) in [("user", service.user.is_some()), ("group", service.group.is_some())] {
         if given {
-            let span = out.spans.value(&format!("{path}.{name}"));
-            out.push(
-                Diagnostic::new(
-                    Severity::Warning,
-                    code::NEEDS_ROOT,
-                    format!("only root can set the {name} of `{}`", service.name),
-                )
-                .at(span, "this check does not run as root")
-                .hint("run the agent as root; without it, instances do not start"),
-            );
+            only_root(out, environment, &format!("{path}.{key}"), key, &service.name);
         }
     }
+}
+
+/// Of a program that is to run as somebody else.
+pub(super) fn only_root(out: &mut Findings, environment: &Environment, path: &str, key: &str, name: &str) {
+    if environment.is_root || !out.is_good(path) {
+        return;
+    }
+    let span = out.spans.value(path);
+    out.push(
+        Diagnostic::new(Severity::Warning, code::NEEDS_ROOT, format!("only root can set the {key} of `{name}`"))
+            .at(span, "this check does not run as root")
+            .hint("run the agent as root; without it, instances do not start"),
+    );
 }
 
 fn job(out: &mut Findings, service: &Service, path: &str) {

@@ -1,6 +1,6 @@
 //! `[balancer.NAME]`.
 
-use crate::keys::{BALANCER, DNS, EJECT, LIMITS, RETRY, TIMEOUTS};
+use crate::keys::{BALANCER, DNS, EJECT, FALLBACK, LIMITS, RETRY, TIMEOUTS};
 use crate::model::{Algorithm, Balancer, Dns, DnsBy};
 use crate::secret::mask_words;
 
@@ -43,6 +43,11 @@ pub(crate) fn balancer(balancer: &Balancer) -> Vec<Setting> {
     faults(&mut out, balancer);
     bounds(&mut out, balancer);
     dns(&mut out, balancer.dns.as_ref());
+    if let Some(fallback) = &balancer.fallback {
+        out.table("fallback", &FALLBACK);
+        out.put("queue", text(&fallback.queue));
+        out.put_some("key", fallback.key.as_ref(), text);
+    }
     out.finish()
 }
 

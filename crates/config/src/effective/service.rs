@@ -14,13 +14,10 @@ use super::{HIDDEN, Setting, Settings, duration, list, share, size, text, texts}
 pub(crate) fn service(service: &Service) -> Vec<Setting> {
     let mut out = Settings::new(&SERVICE);
     out.put("type", text(if service.kind == Kind::Job { "job" } else { "service" }));
-    match &service.command {
-        Command::Argv(argv) => out.put_hidden("command", texts(argv), texts(&mask_words(argv))),
-        Command::Shell(line) => out.put_hidden("shell", text(line), text(mask_line(line))),
-    }
+    command(&mut out, &service.command);
     let others = service.standby.as_ref().map_or(0, |s| s.count);
     out.put("replicas", service.replicas.saturating_sub(others).to_string());
-    service.env.iter().for_each(|(name, value)| env(&mut out, name, value));
+    service.env.iter().for_each(|(name, value)| env(&mut out, &format!("env.{name}"), name, value));
     if !service.env_files.is_empty() {
         out.put("env_files", list(service.env_files.iter().map(|p| path(p))));
     }
@@ -114,17 +111,24 @@ fn standby(out: &mut Settings, standby: Option<&Standby>) {
     }
 }
 
-fn path(path: &Path) -> String {
+pub(super) fn command(out: &mut Settings, command: &Command) {
+    match command {
+        Command::Argv(argv) => out.put_hidden("command", texts(argv), texts(&mask_words(argv))),
+        Command::Shell(line) => out.put_hidden("shell", text(line), text(mask_line(line))),
+    }
+}
+
+pub(super) fn path(path: &Path) -> String {
     text(path.to_string_lossy())
 }
 
-fn env(out: &mut Settings, name: &str, value: &Value) {
-    let key = format!("env.{name}");
+/// A value that may be a secret, under its key in the table.
+pub(super) fn env(out: &mut Settings, key: &str, name: &str, value: &Value) {
     match value {
-        Value::Plain(plain) if is_secret(name, plain) => out.put_hidden(&key, text(plain), HIDDEN.into()),
-        Value::Plain(plain) => out.put(&key, text(plain)),
-        Value::File(file) => out.put(&key, format!("{{ file = {} }}", path(file))),
-        Value::Env(variable) => out.put(&key, format!("{{ env = {} }}", text(variable))),
+        Value::Plain(plain) if is_secret(name, plain) => out.put_hidden(key, text(plain), HIDDEN.into()),
+        Value::Plain(plain) => out.put(key, text(plain)),
+        Value::File(file) => out.put(key, format!("{{ file = {} }}", path(file))),
+        Value::Env(variable) => out.put(key, format!("{{ env = {} }}", text(variable))),
     }
 }
 

@@ -56,6 +56,14 @@ pub(crate) static BALANCER: Section = Section {
             "In a cluster: a name whose addresses are those of the machines on which this balancer serves; see below.",
         ),
         key(
+            "fallback",
+            Forms("table"),
+            Words("none"),
+            Live,
+            r#"{ queue = "orders" }"#,
+            "A queue for requests that no instance can take; see below.",
+        ),
+        key(
             "algorithm",
             Choice(&["p2c", "least-requests", "round-robin"]),
             Is("p2c"),
@@ -286,6 +294,22 @@ pub(crate) static LIMITS: Section = Section {
             Live,
             "100",
             "Requests in flight on one instance; beyond it others are preferred, and when all are full the answer is 503.",
+        ),
+    ],
+};
+
+pub(crate) static FALLBACK: Section = Section {
+    title: "fallback = { … }",
+    doc: "A request that no instance can take becomes a message: nothing is lost while a service is down, and a worker does the rest.",
+    keys: &[
+        key("queue", Text, Required, Live, r#""orders""#, "A queue of the file."),
+        key(
+            "key",
+            Forms("name of a header"),
+            Words("none: all in one group"),
+            Live,
+            r#""X-Customer""#,
+            "With a `fifo` queue: requests with the same value of this header keep their order.",
         ),
     ],
 };

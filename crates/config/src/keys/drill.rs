@@ -1,16 +1,10 @@
 //! `[drill.NAME]`.
 
-use super::{Change::*, Default::*, Section, Type::*, key};
+use crate::model::Fault;
 
-const FAULTS: [&str; crate::Fault::ALL.len()] = {
-    let mut names = [""; crate::Fault::ALL.len()];
-    let mut i = 0;
-    while i < names.len() {
-        names[i] = crate::Fault::ALL[i].0;
-        i += 1;
-    }
-    names
-};
+use super::{Change::*, Default::*, Section, Type::*, key, words};
+
+const FAULTS: [&str; Fault::ALL.len()] = words(&Fault::ALL);
 
 pub(crate) static DRILL: Section = Section {
     title: "[drill.NAME]",

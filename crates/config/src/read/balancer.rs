@@ -11,12 +11,7 @@ use crate::reader::{Fault, Findings, Reader};
 use super::node::socket_addr;
 
 pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str) -> Balancer {
-    for required in ["listen", "service"] {
-        if !table.has(required) {
-            let span = out.spans.key(&table.path);
-            table.missing(out, required, span);
-        }
-    }
+    table.require(out, &["listen", "service"]);
     let listen = table.list(out, "listen", socket_addr);
     if listen.is_empty() && table.has("listen") && out.is_good(&table.at("listen")) {
         let span = out.spans.value(&table.at("listen"));
@@ -46,6 +41,7 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str) -> Balanc
             v.as_str().map(str::to_owned).ok_or_else(|| Fault::kind("the name of a node", v))
         }),
         dns: super::dns::read(out, table),
+        fallback: super::tasks::fallback(out, table),
     }
 }
 

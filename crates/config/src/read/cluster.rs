@@ -36,7 +36,7 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>, nodes: &BTreeMap<Stri
         link_port: u16::try_from(table.u32(out, "link")).unwrap_or_default(),
         certificate_valid: table.duration(out, "certificates"),
         user: table.text(out, "user"),
-        password: table.form(out, "password", reference),
+        password: secret(out, table, "password"),
         ca: table.path_value(out, "ca"),
         cert: table.path_value(out, "cert"),
         key: table.path_value(out, "key"),
@@ -80,8 +80,19 @@ fn url(value: &DeValue<'_>) -> Result<String, Fault> {
     }
 }
 
-/// A secret: never as plain text.
-pub(super) fn reference(value: &DeValue<'_>) -> Result<Value, Fault> {
+/// A secret as a reference. What stands in the file instead is never shown.
+pub(super) fn secret(out: &mut Findings, table: &Reader<'_>, name: &str) -> Option<Value> {
+    let value = table.raw(name)?;
+    let inside = value.get_ref().as_table().into_iter().flatten();
+    let plain = inside.filter(|(key, _)| !["file", "env"].contains(&key.get_ref().as_ref())).map(|(_, value)| value);
+    for value in std::iter::once(value).chain(plain).filter(|value| !value.get_ref().is_table()) {
+        let span = value.span();
+        out.secrets.push(span.start + 1..span.end.saturating_sub(1).max(span.start + 1));
+    }
+    table.form(out, name, reference)
+}
+
+fn reference(value: &DeValue<'_>) -> Result<Value, Fault> {
     let wanted = "{ file = \"PATH\" } or { env = \"NAME\" }";
     let table = value.as_table().ok_or_else(|| Fault::kind(wanted, value))?;
     let text = |name: &str| table.get(name).and_then(|v| v.get_ref().as_str()).map(str::to_owned);
@@ -105,14 +116,14 @@ pub(super) fn machine(out: &mut Findings, table: &Reader<'_>, name: &str) -> Mac
         rack,
         zone,
         etcd: table.boolean(out, "etcd"),
-        labels: table.form(out, "labels", labels).unwrap_or_default(),
+        labels: table.form(out, "labels", |v| texts(v, "{ disk = \"ssd\" }")).unwrap_or_default(),
         cpus: table.opt_u32(out, "cpus"),
         memory_bytes: table.opt_size(out, "memory"),
     }
 }
 
-fn labels(value: &DeValue<'_>) -> Result<BTreeMap<String, String>, Fault> {
-    let table = value.as_table().ok_or_else(|| Fault::kind("a table such as { disk = \"ssd\" }", value))?;
+pub(super) fn texts(value: &DeValue<'_>, example: &str) -> Result<BTreeMap<String, String>, Fault> {
+    let table = value.as_table().ok_or_else(|| Fault::kind(&format!("a table such as {example}"), value))?;
     let mut all = BTreeMap::new();
     for (name, value) in table {
         let text = value.get_ref().as_str().ok_or_else(|| Fault::kind("a text", value.get_ref()))?;

@@ -21,11 +21,11 @@ pub(super) fn read(out: &mut Findings, balancer: &Reader<'_>) -> Option<Dns> {
     }
     let (ttl, stable) = (table.duration(out, "ttl"), table.duration(out, "stable"));
     if ttl.subsec_nanos() != 0 {
-        wrong(out, &table, "ttl", Fault::value("a time to live has whole seconds"));
+        table.wrong(out, "ttl", Fault::value("a time to live has whole seconds"));
     }
     for (one, other) in [("key", "secret"), ("secret", "key"), ("key", "server"), ("zone", "server")] {
         if table.has(one) && !table.has(other) {
-            wrong(out, &table, one, Fault::value(format!("needs `{other}` beside it")));
+            table.wrong(out, one, Fault::value(format!("needs `{other}` beside it")));
         }
     }
     if table.has("server") == table.has("command") {
@@ -39,22 +39,16 @@ pub(super) fn read(out: &mut Findings, balancer: &Reader<'_>) -> Option<Dns> {
     let inside = name == zone || name.strip_suffix(&*zone).is_some_and(|rest| rest.ends_with('.'));
     if !zone.is_empty() && !name.is_empty() && !inside {
         let at = if table.has("zone") { "zone" } else { "name" };
-        wrong(out, &table, at, Fault::value(format!("`{name}` is not in the zone `{zone}`")));
+        table.wrong(out, at, Fault::value(format!("`{name}` is not in the zone `{zone}`")));
     }
     let servers = table.list(out, "server", server);
-    let secret = table.form(out, "secret", super::cluster::reference);
+    let secret = super::cluster::secret(out, &table, "secret");
     let key = self::name(out, &table, "key").zip(secret);
     let by = match table.argv(out, "command") {
         Some(argv) => DnsBy::Command(argv),
         None => DnsBy::Server { servers, zone, key },
     };
     Some(Dns { name, ttl, stable, by })
-}
-
-fn wrong(out: &mut Findings, table: &Reader<'_>, name: &str, fault: Fault) {
-    let path = table.at(name);
-    let span = out.spans.value(&path);
-    out.fault(&path, span, fault);
 }
 
 /// In lower case, without the dot at its end.
@@ -64,9 +58,8 @@ fn name(out: &mut Findings, table: &Reader<'_>, key: &str) -> Option<String> {
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
     let is_label = |label: &str| !label.is_empty() && label.len() <= LABEL_MAX && label.bytes().all(plain);
     if name.len() > NAME_MAX || !name.split('.').all(is_label) {
-        wrong(
+        table.wrong(
             out,
-            table,
             key,
             Fault::value("not a name of the DNS: labels of 1 to 63 letters, digits, `-` or `_`, joined by dots"),
         );

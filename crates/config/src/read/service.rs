@@ -1,6 +1,6 @@
 //! `[service.NAME]`.
 
-mod env;
+pub(super) mod env;
 mod stop;
 
 use std::collections::BTreeMap;

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Check, Command, Condition, Config, Kind, Port, Probe, Service, Value};
+use crate::model::{Check, Command, Condition, Config, Kind, Port, Probe, Service, Value, Work};
 use crate::reader::Findings;
 
 pub(super) fn settle(out: &mut Findings, config: &mut Config) {
     let strongest: BTreeMap<String, Condition> =
         config.services.iter().map(|(name, service)| (name.clone(), strongest_condition(service))).collect();
-    let balanced: Vec<String> = config.balancers.values().map(|b| b.service.clone()).collect();
+    let posted_to = config.workers.values().filter_map(|worker| match &worker.work {
+        Work::Http(http) => Some(http.service.clone()),
+        Work::Program(_) => None,
+    });
+    let asked: Vec<String> = config.balancers.values().map(|b| b.service.clone()).chain(posted_to).collect();
     for (name, service) in &mut config.services {
         for (other, condition) in &mut service.after {
             // In an array the condition was left open; a table's entries have keys of their own.
@@ -17,7 +21,7 @@ pub(super) fn settle(out: &mut Findings, config: &mut Config) {
                 *condition = *best;
             }
         }
-        if !out.spans.has(&format!("service.{name}.port")) && (balanced.contains(name) || uses_port(service)) {
+        if !out.spans.has(&format!("service.{name}.port")) && (asked.contains(name) || uses_port(service)) {
             service.port = Port::Assigned;
         }
     }

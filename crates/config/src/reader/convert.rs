@@ -125,11 +125,28 @@ pub(super) fn ranged_integers(key: &Key, value: &DeValue<'_>) -> Result<Vec<i64>
     items.iter().map(|item| in_range(item.get_ref(), min, max)).collect()
 }
 
+pub(super) fn number(key: &Key, value: &DeValue<'_>) -> Result<f64, Fault> {
+    let Type::Number { min, max } = key.kind else { unreachable!("{} is read as a number", key.name) };
+    let number = plain_number(value).ok_or_else(|| Fault::kind("a number", value))?;
+    match (min as f64..=max as f64).contains(&number) {
+        true => Ok(number),
+        false => Err(Fault::value(format!("must be {min} to {max}"))),
+    }
+}
+
+/// With or without a fraction.
+pub(crate) fn plain_number(value: &DeValue<'_>) -> Option<f64> {
+    match value {
+        DeValue::Float(float) => float.as_str().parse().ok(),
+        DeValue::Integer(number) => integer(number).map(|n| n as f64),
+        _ => None,
+    }
+}
+
 pub(super) fn share(value: &DeValue<'_>) -> Result<f64, Fault> {
     let number = match value {
         DeValue::String(text) => parse_percent(text),
-        DeValue::Float(float) => float.as_str().parse().ok(),
-        DeValue::Integer(number) => integer(number).map(|n| n as f64),
+        DeValue::Float(_) | DeValue::Integer(_) => plain_number(value),
         other => return Err(Fault::kind("a percentage or a number from 0 to 1", other)),
     };
     match number {

@@ -44,12 +44,14 @@ impl Findings {
         self.push(diagnostic);
     }
 
-    /// A short value as it stands in the file; never one of the environment, which may be a secret.
+    /// A short value as it stands in the file; never one that may be a secret.
     fn quote(&self, path: &str, span: &Span) -> Option<String> {
         const CHARS_MAX: usize = 40;
         let text = self.text.get(span.clone())?;
         let short = !text.is_empty() && text.len() <= CHARS_MAX && !text.contains('\n');
-        (short && !path.contains(".env.")).then(|| text.to_owned())
+        let secret = [".env.", ".headers."].iter().any(|part| path.contains(part))
+            || [".secret", ".password"].iter().any(|end| path.ends_with(end));
+        (short && !secret).then(|| text.to_owned())
     }
 
     pub(crate) fn conflict(&mut self, path: &str, message: impl Into<String>) -> Diagnostic {
@@ -87,6 +89,11 @@ impl Spans {
 
     pub(crate) fn set(&mut self, path: &str, value: Span) {
         self.values.insert(path.to_owned(), value);
+    }
+
+    /// Where a table that is not in the file is to be shown: at what calls for it.
+    pub(crate) fn stand_in(&mut self, path: &str, key: Span) {
+        self.keys.entry(path.to_owned()).or_insert(key);
     }
 
     /// The value at `path`; where it is not in the file, the key of the table around it.

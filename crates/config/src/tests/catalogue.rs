@@ -1,11 +1,13 @@
 //! Every key has a default that reads, an example that is accepted, and a change that the hash agrees with.
 
+mod tasks;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::keys::{self, Change, Default, SECTIONS, Section, Type};
 use crate::quantity::*;
-use crate::reference::EXAMPLE;
+use crate::reference::{EXAMPLE, EXAMPLE_TASKS};
 use crate::*;
 
 use super::{environment, good};
@@ -25,6 +27,10 @@ service = "web"
 
 /// A valid file with `key = example` in the section's table.
 fn file_with(section: &'static Section, key: &str, example: &str) -> String {
+    tasks::file_with(section, key, example).unwrap_or_else(|| file_of_services(section, key, example))
+}
+
+fn file_of_services(section: &'static Section, key: &str, example: &str) -> String {
     let is = |s: &'static Section| std::ptr::eq(s, section);
     let inner = |name: &str, base: &str| {
         let base: Vec<&str> = base.split(';').filter(|b| !b.is_empty() && !b.starts_with(&format!("{key} "))).collect();
@@ -201,11 +207,13 @@ fn the_reference_in_docs_is_fresh() {
 }
 
 #[test]
-fn the_example_of_the_reference_has_no_weakness_but_its_machine() {
+fn the_examples_of_the_reference_have_no_weakness_but_their_machine() {
     let root = Environment { is_root: true, ..environment() };
-    let loaded = parse(EXAMPLE, Path::new("/etc/holdfast.toml"), &root).unwrap();
-    let codes: Vec<&str> = loaded.warnings.iter().map(|w| w.code).collect();
-    assert_eq!(codes, [code::ONE_NODE], "{}", render(&loaded.warnings, &loaded.source, false, 80));
+    for example in [EXAMPLE, EXAMPLE_TASKS] {
+        let loaded = parse(example, Path::new("/etc/holdfast.toml"), &root).unwrap();
+        let codes: Vec<&str> = loaded.warnings.iter().map(|w| w.code).collect();
+        assert_eq!(codes, [code::ONE_NODE], "{}", render(&loaded.warnings, &loaded.source, false, 80));
+    }
 }
 
 #[test]

@@ -2,16 +2,17 @@
 
 use expect_test::expect;
 
-use crate::reference::EXAMPLE;
+use crate::reference::{EXAMPLE, EXAMPLE_TASKS};
 use crate::*;
 
 use super::good;
 
 #[test]
 fn what_is_shown_reads_back_as_the_same_configuration() {
-    let config = good(EXAMPLE).config;
-    let again = good(&show(&config)).config;
-    assert_eq!(again, config);
+    for example in [EXAMPLE, EXAMPLE_TASKS] {
+        let config = good(example).config;
+        assert_eq!(good(&show(&config)).config, config);
+    }
     let odd = good(
         r#"
         [service.a]
@@ -37,6 +38,89 @@ fn what_is_shown_reads_back_as_the_same_configuration() {
     )
     .config;
     assert_eq!(good(&show(&odd)).config, odd);
+}
+
+#[test]
+fn queues_and_workflows_read_back_with_everything_that_they_may_hold() {
+    let odd = good(
+        r#"
+        [cluster]
+        etcd = ["http://10.0.0.1:2379", "http://10.0.0.2:2379", "http://10.0.0.3:2379"]
+        [tasks]
+        listen = "[::]:9000"
+        region = "eu-central-1"
+        account = "123456789012"
+        node = "box"
+        single_node = "accepted"
+        [key.all]
+        id = "ALL"
+        secret = { file = "/run/secrets/all" }
+        [queue.mail]
+        delay = "30d"
+        retention = "365d"
+        message_size = "1KiB"
+        visibility_timeout = "0s"
+        dead_letter = { queue = "graves" }
+        retry = { base = "10ms", factor = 1.5, max = "12h", jitter = 0 }
+        idempotency = "30d"
+        tags = { "a b" = "\"x\"", c = "" }
+        [queue.graves]
+        retention = "365d"
+        [worker.shell]
+        queue = "mail"
+        shell = "jq . | ./handle"
+        input = "env"
+        done = [0, 3]
+        dead = []
+        concurrency = { min = 1, max = 2, age = "1m" }
+        [worker.http]
+        queue = "mail"
+        http = { service = "web" }
+        [service.web]
+        command = ["web", "{port}"]
+        [pool.db]
+        slots = 3
+        [workflow.sub]
+        parameters = { n = { type = "number", default = 3 }, on = { type = "bool", default = false }, i = { type = "integer" } }
+        wait = "1m"
+        step.a = { sleep = "0s", priority = -100 }
+        [workflow.w]
+        schedule = ["@hourly", "*/5 1-3 * jan,feb mon"]
+        missed = "all"
+        missed_max = 3
+        overlap = "allow"
+        priority = -5
+        rounds = 1
+        round_delay = "0s"
+        [workflow.w.step.a]
+        command = ["a", "${run.id}"]
+        env = { T = { env = "TOKEN" } }
+        undo = { command = ["undo"] }
+        pool = "db"
+        terminal = [1, 2]
+        limits = { wait = "1s", run = "2s", total = "3s", heartbeat = "1s" }
+        [workflow.w.step.b]
+        after = ["a"]
+        for_each = ["x", "${steps.a.output.b}"]
+        width = 1
+        items_max = 2
+        allow_failed = 1
+        http = { url = "https://a/${item}", method = "PUT", headers = { Authorization = { file = "/t" }, X-A = "1" }, body = "b" }
+        undo = { http = { url = "http://a/${item}" } }
+        [workflow.w.step.c]
+        after = ["a", "b"]
+        wait = { signal = "go.on" }
+        [workflow.w.step.d]
+        after = ["c"]
+        run = { workflow = "sub", parameters = { i = 3, n = 1.5, on = true } }
+        retry = { attempts = 2, base = "1m", max = "1h" }
+        "#,
+    )
+    .config;
+    assert_eq!(good(&show(&odd)).config, odd);
+    let kinds: Vec<_> =
+        odd.workflows["w"].steps.values().map(|step| spelling(STEP_KINDS, &step.kind.unwrap())).collect();
+    assert_eq!(kinds, ["compensable", "compensable", "compensable", "retriable"]);
 }
 
 const OLD: &str = r#"
@@ -130,4 +214,57 @@ fn secrets_are_in_no_shown_form() {
         assert!(!text.contains("s3cret"), "{text}");
     }
     assert!(loaded.warnings.iter().any(|w| w.code == code::PLAIN_SECRET));
+}
+
+#[test]
+fn a_plan_tells_what_becomes_of_queues_and_workflows() {
+    let old = good(EXAMPLE_TASKS).config;
+    let changed = EXAMPLE_TASKS
+        .replace("memory = \"512MiB\"", "memory = \"1GiB\"")
+        .replace("rate        = 50\n", "")
+        .replace("concurrency = 4\n", "concurrency = { max = 8 }\n")
+        .replace("attempts = 5", "attempts = 7")
+        .replace("[pool.warehouse]\nslots = 2", "[pool.warehouse]\nslots = 3")
+        .replace(
+            "[queue.mail-dead]\nretention = \"30d\"",
+            "[queue.mail-dead]\nretention = \"30d\"\n[queue.new]\nfifo = true",
+        );
+    let (start, _) = changed.split_once("[workflow.book]").unwrap();
+    let new = good(start).config;
+    expect![[r#"
+        - workflow.book  removed
+
+        - workflow.book.step.approve  removed
+
+        - workflow.book.step.confirm  removed
+
+        - workflow.book.step.flight  removed
+
+        - workflow.book.step.pay  removed
+
+        ~ tasks  replaced
+            memory  "512MiB" -> "1GiB"
+
+        + queue.new  added
+            fifo  true
+
+        ~ pool.warehouse  live, nothing is restarted
+            slots  2 -> 3
+
+        ~ queue.mail  live, nothing is restarted
+            rate  50 -> none
+
+        ~ worker.mail  live, nothing is restarted
+            concurrency.min      0
+            concurrency.max      8
+            concurrency.backlog  100
+            concurrency.age      "30s"
+            concurrency          4 -> none
+
+        ~ workflow.report.step.extract  live, nothing is restarted
+            retry.attempts  5 -> 7
+
+        Plan: 1 to add, 1 to replace, 4 to update live, 5 to remove.
+    "#]]
+    .assert_eq(&render_plan(&plan(Some(&old), &new), false));
 }

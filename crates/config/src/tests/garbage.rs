@@ -4,7 +4,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use crate::reference::EXAMPLE;
+use crate::reference::{EXAMPLE, EXAMPLE_TASKS};
 use crate::*;
 
 use super::environment;
@@ -25,7 +25,7 @@ fn survives(text: &str) {
     to_json(&found, &source);
 }
 
-const PIECES: [&str; 24] = [
+const PIECES: [&str; 28] = [
     "\"",
     "'",
     "[",
@@ -50,6 +50,10 @@ const PIECES: [&str; 24] = [
     "port = 65535\n",
     "\u{0}",
     "0x",
+    "${",
+    "[workflow.report.step.extract]\n",
+    "after = [\"extract\", \"tell\"]\n",
+    "queue = \"orders-dead\"\n",
 ];
 
 proptest! {
@@ -62,9 +66,10 @@ proptest! {
 
     #[test]
     fn a_valid_file_with_pieces_cut_out_and_put_in(
+        example in prop::sample::select(vec![EXAMPLE, EXAMPLE_TASKS]),
         edits in prop::collection::vec((0.0..1.0f64, 0usize..40, 0usize..PIECES.len()), 1..6),
     ) {
-        let mut text = EXAMPLE.to_owned();
+        let mut text = example.to_owned();
         for (place, cut, piece) in edits {
             let near = |n: usize| (0..=n.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
             let start = near((text.len() as f64 * place) as usize);

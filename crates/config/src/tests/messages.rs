@@ -73,6 +73,43 @@ fn a_file_on_disk_is_read_against_this_machine() {
 }
 
 #[test]
+fn what_workers_and_workflows_need_is_looked_for_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("holdfast.toml");
+    let text = r#"
+        [key.web]
+        id = "WEB"
+        secret = { file = "/no/such/secret" }
+        [queue.mail]
+        dead_letter = { queue = "graves" }
+        [queue.graves]
+        [worker.mail]
+        queue = "mail"
+        command = ["./no-worker"]
+        env = { TOKEN = { file = "no-token" } }
+        [workflow.w]
+        schedule = "@daily"
+        timezone = "Europe/Atlantis"
+        [workflow.w.step.a]
+        command = ["true"]
+        undo = { command = ["no-undo"] }
+    "#;
+    std::fs::write(&path, text).unwrap();
+    let loaded = Config::load(&path).unwrap();
+    let base = dir.path().display();
+    let said: Vec<&str> = loaded.warnings.iter().map(|w| w.message.as_str()).collect();
+    let expected = [
+        "there is no file /no/such/secret".to_owned(),
+        format!("there is no program {base}/./no-worker"),
+        format!("there is no file {base}/no-token"),
+        "there is no time zone Europe/Atlantis in /usr/share/zoneinfo".to_owned(),
+        "there is no program `no-undo` in PATH".to_owned(),
+    ];
+    assert_eq!(said, expected);
+    assert!(loaded.warnings.iter().all(|w| w.code == code::NOT_THERE));
+}
+
+#[test]
 fn long_lines_and_wide_characters_keep_carets_under_their_text() {
     let long = format!(
         "[service.web]\ncommand = [\"{}\", 5, \"{}\"]\nzone = \"東京\"\t# \u{1b}[31m\n",

@@ -1,4 +1,4 @@
-//! `env` and `env_files`.
+//! `env` and `env_files`, and other tables of values that may be secrets.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,32 +7,39 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::code;
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{Diagnostic, Severity, Span};
 use crate::keys::REFERENCE;
 use crate::model::Value;
 use crate::reader::{Fault, Findings, Reader};
 use crate::secret::is_secret;
 
-pub(super) fn read(out: &mut Findings, table: &Reader<'_>) -> BTreeMap<String, Value> {
-    let Some(value) = table.raw("env") else { return BTreeMap::new() };
-    let path = table.at("env");
+pub(in crate::read) fn read(out: &mut Findings, table: &Reader<'_>) -> BTreeMap<String, Value> {
+    values(out, table, "env", |out, name, span| table.check_env_name(out, name, span))
+}
+
+/// A table of texts, numbers, booleans and references; `check_name` tells what is wrong with a name.
+pub(in crate::read) fn values(
+    out: &mut Findings,
+    table: &Reader<'_>,
+    key: &str,
+    check_name: impl Fn(&mut Findings, &str, Span),
+) -> BTreeMap<String, Value> {
+    let Some(value) = table.raw(key) else { return BTreeMap::new() };
+    let path = table.at(key);
     let DeValue::Table(entries) = value.get_ref() else {
-        out.fault(
-            &path,
-            value.span(),
-            Fault::kind("a table", value.get_ref()).hint("write env = { NAME = \"value\" }"),
-        );
+        let hint = format!("write {key} = {{ NAME = \"value\" }}");
+        out.fault(&path, value.span(), Fault::kind("a table", value.get_ref()).hint(hint));
         return BTreeMap::new();
     };
-    let mut env = BTreeMap::new();
+    let mut all = BTreeMap::new();
     for (name, value) in entries {
         out.spans.note(&path, name.get_ref(), name.span(), value.span());
-        table.check_env_name(out, name.get_ref(), name.span());
+        check_name(out, name.get_ref(), name.span());
         if let Some(value) = one(out, &path, name.get_ref(), value) {
-            env.insert(name.get_ref().to_string(), value);
+            all.insert(name.get_ref().to_string(), value);
         }
     }
-    env
+    all
 }
 
 fn one(out: &mut Findings, path: &str, name: &str, value: &Spanned<DeValue<'_>>) -> Option<Value> {

@@ -79,7 +79,22 @@ impl Bed {
         };
         let services = services.into_iter().map(|s| (s.name.clone(), s)).collect();
         let (nodes, balancers, drills) = Default::default();
-        let config = Config { node, cluster: None, nodes, services, balancers, drills };
+        let (keys, queues, workers, pools, workflows) = Default::default();
+        let (cluster, tasks) = (None, None);
+        let config = Config {
+            node,
+            cluster,
+            nodes,
+            services,
+            balancers,
+            drills,
+            tasks,
+            keys,
+            queues,
+            workers,
+            pools,
+            workflows,
+        };
         self.handle().apply(&config, Vec::new()).await.unwrap();
     }
 
