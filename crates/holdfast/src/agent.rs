@@ -11,8 +11,10 @@ mod report;
 mod rings;
 mod server;
 mod snapshot;
+mod sockets;
 mod story;
 mod tally;
+pub(crate) mod tasks;
 mod view;
 mod vip;
 mod waiting;
@@ -148,6 +150,8 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
     let order = records.next_plane_epoch(PLANES, planes::highest_epoch(layout)).await;
     let planes = Planes::open(layout, order.map_err(|e| state_failure(layout, &e))?)?;
     planes.recover_sockets().await;
+    let tasks = tasks::Tasks::open(layout);
+    tasks.recover_sockets().await;
     undo_drills(layout).await;
     let options = Options {
         data_dir: layout.data_dir.clone(),
@@ -167,8 +171,21 @@ async fn start(layout: &Layout) -> Result<Arc<Core>, Failure> {
         seed: clock::now().as_nanos() ^ u64::from(std::process::id()),
     };
     let services = Services::start(options).await.map_err(|e| core::services_failure(&e))?;
-    let core = Core::new(layout.clone(), node, records, store, journal, trouble, services, planes, epoch, life, member);
+    let core = Core::new(
+        layout.clone(),
+        node,
+        records,
+        store,
+        journal,
+        trouble,
+        services,
+        (planes, tasks),
+        epoch,
+        life,
+        member,
+    );
     core.tell_start();
+    core.tasks.keep_targets(core.services.endpoints());
     story::watch_agent(&core).await;
     tally::start(&core);
     view::keep_planes_told(&core);

@@ -12,12 +12,14 @@ mod incidents;
 mod key;
 mod logs;
 mod node;
+mod queue;
 mod reboot;
 mod simple;
 mod status;
 mod up;
 mod volume;
 mod why;
+mod worker;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -185,6 +187,16 @@ enum Command {
         /// For example n3, or rack=r1
         what: String,
     },
+    /// Queues: what waits, what failed, and what to do about it
+    Queue {
+        #[command(subcommand)]
+        command: queue::Command,
+    },
+    /// Workers: what they are at, and how their attempts ended
+    Worker {
+        #[command(subcommand)]
+        command: worker::Command,
+    },
     /// What happened and how long recovery took
     Incidents(incidents::Options),
     /// Inject faults on purpose and measure detection, recovery and failed requests
@@ -202,6 +214,9 @@ enum Command {
     /// A data plane process; the agent starts it
     #[command(hide = true)]
     Balancer,
+    /// The plane of queues and workflows; the agent starts it
+    #[command(hide = true)]
+    Tasks,
     /// Undoes a drill when the drill dies
     #[command(name = "__guard", hide = true)]
     Guard { dir: PathBuf },
@@ -230,6 +245,8 @@ impl Command {
             | Command::Failback { .. }
             | Command::Key { .. }
             | Command::CanLose { .. }
+            | Command::Queue { .. }
+            | Command::Worker { .. }
             | Command::Incidents(_) => true,
             _ => false,
         }
@@ -272,6 +289,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Logs(options) => logs::run(&common, options),
         Command::Agent => crate::agent::main(&common.layout()?),
         Command::Balancer => crate::agent::plane::main(&common.layout()?),
+        Command::Tasks => crate::agent::tasks::main(&common.layout()?),
         Command::Guard { dir } => drill::guard(&dir),
         Command::Mount { source, target, kind, options } => volume::mount(&source, &target, &kind, &options),
         Command::Unmount { target, .. } => volume::unmount(&target),
@@ -296,6 +314,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Node { command } => block_on(node::run(&common, command)),
         Command::Cluster { command } => block_on(cluster::run(&common, command)),
         Command::Key { command } => block_on(key::run(&common, command)),
+        Command::Queue { command } => block_on(queue::run(&common, command)),
+        Command::Worker { command } => block_on(worker::run(&common, command)),
         Command::CanLose { what } => block_on(node::can_lose(&common, &what)),
         Command::Doctor => block_on(doctor::run(&common)),
     }

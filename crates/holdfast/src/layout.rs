@@ -13,6 +13,8 @@ const FORMAT: u32 = 1;
 pub(crate) const AGENT: &str = "_agent-1";
 /// Internal service of the data plane processes.
 pub(crate) const PLANES: &str = "_balancer";
+/// Internal service of the plane that keeps queues and workflows.
+pub(crate) const TASKS: &str = "_tasks";
 
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -43,6 +45,16 @@ impl Layout {
 
     pub(crate) fn shared_table(&self) -> PathBuf {
         self.data_dir.join("plane").join("shared")
+    }
+
+    /// Queues, runs, histories.
+    pub(crate) fn tasks_file(&self) -> PathBuf {
+        self.data_dir.join("tasks.db")
+    }
+
+    /// Programs that workers run, one directory each.
+    pub(crate) fn work_dir(&self) -> PathBuf {
+        self.data_dir.join("work")
     }
 
     pub(crate) fn drill_dir(&self) -> PathBuf {

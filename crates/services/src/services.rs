@@ -76,6 +76,14 @@ pub struct Internal {
     pub service: holdfast_config::Service,
     /// Held by its shims and passed to its children, in this order.
     pub listeners: Vec<(String, Arc<OwnedFd>)>,
+    /// It starts shims that outlive it: it gets no control group, which would be emptied at its end.
+    pub starts_others: bool,
+}
+
+impl Internal {
+    pub fn new(service: holdfast_config::Service, listeners: Vec<(String, Arc<OwnedFd>)>) -> Internal {
+        Internal { service, listeners, starts_others: false }
+    }
 }
 
 /// Where an instance answers, and how it is.

@@ -24,6 +24,7 @@ use tokio::sync::{Mutex, watch};
 use super::member::{self, Member};
 use super::metrics_port::MetricsPort;
 use super::planes::{Planes, Sockets};
+use super::tasks::Tasks;
 use super::vip::{self, Vips};
 use crate::api::{Applied, Apply, Desired, Done, Pause, Resume, Switchover};
 use crate::failure::{Exit, Failure};
@@ -46,6 +47,7 @@ pub(crate) struct Core {
     pub(crate) journal_trouble: Option<journal::Error>,
     pub(crate) services: Handle,
     pub(crate) planes: Arc<Planes>,
+    pub(crate) tasks: Arc<Tasks>,
     pub(crate) vips: Vips,
     pub(crate) metrics: Metrics,
     metrics_port: MetricsPort,
@@ -103,7 +105,7 @@ impl Core {
         journal: Journal,
         journal_trouble: Option<journal::Error>,
         services: Handle,
-        planes: Arc<Planes>,
+        (planes, tasks): (Arc<Planes>, Arc<Tasks>),
         epoch: u64,
         life: String,
         member: Option<Arc<Member>>,
@@ -118,6 +120,7 @@ impl Core {
             journal_trouble,
             services,
             planes,
+            tasks,
             metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
             metrics_port: MetricsPort::default(),
             epoch,
@@ -165,6 +168,7 @@ impl Core {
                 tokio::time::sleep(RESUME_AGAIN).await;
                 if core.planes.sockets().is_empty() {
                     core.planes.recover_sockets().await;
+                    core.tasks.recover_sockets().await;
                 }
                 if core.try_resume().await {
                     return;
@@ -217,7 +221,9 @@ impl Core {
         self.refuse_busy_ports(&config, before.as_deref())?;
         vip::check(&config)?;
         // Opened before anything is stored or changed, so that a busy port refuses the file as a whole.
-        let sockets = self.planes.open_sockets(&self.local(&config))?;
+        let local = self.local(&config);
+        let sockets = self.planes.open_sockets(&local)?;
+        let tasks = self.tasks.open_socket(&local)?;
         let metrics = self.metrics_port.open(config.node.metrics).await?;
         let stored = self.stored(before.as_deref());
         let same = stored.as_ref().is_some_and(|d| d.text == request.text && d.path == request.path);
@@ -227,7 +233,7 @@ impl Core {
         };
         let desired = Desired { path: request.path, text: request.text, revision };
         self.place_first(&config).await?;
-        self.put_in_force(config, desired, sockets, metrics).await?;
+        self.put_in_force(config, desired, (sockets, tasks), metrics).await?;
         if !same {
             self.journal.append(super::agent_event(self, "agent").change(
                 "",
@@ -262,19 +268,15 @@ impl Core {
         self: &Arc<Self>,
         config: Config,
         desired: Desired,
-        sockets: Sockets,
+        (sockets, tasks): (Sockets, Internal),
         metrics: Option<TcpListener>,
     ) -> Result<(), Failure> {
         let config = Arc::new(config);
         let local = Arc::new(self.local(&config));
-        let internal = Internal {
-            service: self.planes.service(&local)?,
-            listeners: sockets.iter().map(|(name, fd)| (name.clone(), fd.clone())).collect(),
-        };
+        let parts = self.parts(&local, &sockets, tasks.clone())?;
         self.metrics_port.serve(config.node.metrics, metrics, self);
         self.planes.set_config(&local, sockets);
-        let mut parts = vec![internal];
-        parts.extend(self.own_etcd().map(|service| Internal { service, listeners: Vec::new() }));
+        self.tasks.set_config(&local, &tasks)?;
         self.services.apply(&self.scaled(&config), parts).await.map_err(|e| services_failure(&e))?;
         self.vips.apply(&local).await;
         self.in_force.send_replace(Some(Arc::new(InForce { config, desired })));
@@ -402,6 +404,8 @@ impl Core {
         let mut status = self.services.watch_status();
         let _ = ending.wait_for(|ending| *ending).await;
         let _ = status.wait_for(|s| s.stopped).await;
+        // After the plane, which would start others.
+        self.tasks.end_work().await;
     }
 
     /// Who asked is the owner of the socket: mode 0600 lets nobody else in.

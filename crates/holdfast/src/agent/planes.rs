@@ -17,21 +17,16 @@ use holdfast_services::supervisor::Status;
 use tokio::sync::watch;
 
 use super::snapshot::{self, Place, Slots};
+use super::sockets::SHIM_TIME;
+pub(crate) use super::sockets::Sockets;
 use crate::failure::Failure;
 use crate::layout::{Layout, PLANES};
 
-/// A shim answers from its poll loop.
-const SHIM_TIME: Duration = Duration::from_secs(2);
 /// Between two tries to reach a plane that is not there: it is being started.
 const RECONNECT: Duration = Duration::from_millis(20);
 /// A plane that hangs between two snapshots is noticed by this; of its death its shim tells.
 const PING_EVERY: Duration = Duration::from_secs(1);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
-/// SIGKILL takes effect within it.
-const ORPHAN_TIME: Duration = Duration::from_secs(5);
-
-/// A socket by its name, `listen:ADDR:INDEX`.
-pub(crate) type Sockets = BTreeMap<String, Arc<OwnedFd>>;
 
 pub(crate) struct Planes {
     layout: Layout,
@@ -93,44 +88,9 @@ impl Planes {
 
     /// After an agent's death the sockets live on in the shims of the planes; any of them has all.
     pub(crate) async fn recover_sockets(&self) {
-        let mut found = Sockets::new();
-        for ordinal in 1..=holdfast_balancer::shared::PROCESSES_MAX as u32 {
-            let dir = self.layout.run_dir(&plane(ordinal).to_string());
-            let Ok(client) = shim::Client::connect(&dir, SHIM_TIME).await else { continue };
-            if let Ok(fds) = client.give_fds(SHIM_TIME).await {
-                for (name, fd) in fds {
-                    found.entry(name).or_insert_with(|| Arc::new(fd));
-                }
-            }
-        }
-        if found.is_empty() {
-            self.end_orphans().await;
-        } else {
-            tracing::info!(count = found.len(), "listening sockets recovered from shims");
-        }
-        self.sockets.send_replace(found);
-    }
-
-    /// Planes that outlived all shims have the only copies of the sockets, and nobody can take them over: the addresses are
-    /// free only when they are gone.
-    async fn end_orphans(&self) {
-        for ordinal in 1..=holdfast_balancer::shared::PROCESSES_MAX as u32 {
-            let dir = self.layout.run_dir(&plane(ordinal).to_string());
-            if !dir.exists() {
-                continue;
-            }
-            let ended = tokio::task::spawn_blocking(move || {
-                let Ok(Some(absence)) = shim::absent(&dir) else { return false };
-                let orphaned = !absence.orphans().is_empty();
-                orphaned && absence.kill_orphans(ORPHAN_TIME).is_ok_and(|left| left.is_empty())
-            });
-            if ended.await.unwrap_or(false) {
-                tracing::warn!(
-                    plane = ordinal,
-                    "no shim was left to hand on its sockets: it is ended and started anew"
-                );
-            }
-        }
+        let ordinals = 1..=holdfast_balancer::shared::PROCESSES_MAX as u32;
+        let dirs: Vec<_> = ordinals.map(|n| self.layout.run_dir(&plane(n).to_string())).collect();
+        self.sockets.send_replace(super::sockets::recover(&dirs).await);
     }
 
     /// Opens what `config` listens on and nobody here holds yet; nothing changes when one cannot be opened.
@@ -144,13 +104,7 @@ impl Planes {
                 // All at once: sockets of one address share it only with their own kind, and connections are spread over all of them.
                 let virtual_ip = config.balancers.values().flat_map(|b| &b.virtual_ips).any(|v| v.address == addr.ip());
                 let bind = if virtual_ip { listen::bind_early } else { listen::bind };
-                let fresh = bind(addr, usize::from(threads)).map_err(|e| {
-                    let failure = Failure::new(e.code(), e.to_string());
-                    match e.hint() {
-                        Some(hint) => failure.hint(hint),
-                        None => failure,
-                    }
-                })?;
+                let fresh = bind(addr, usize::from(threads)).map_err(|e| super::sockets::refused(&e))?;
                 for (name, listener) in names.iter().zip(fresh) {
                     sockets.insert(name.clone(), Arc::new(OwnedFd::from(listener)));
                 }

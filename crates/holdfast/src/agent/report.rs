@@ -25,7 +25,7 @@ use holdfast_services::supervisor::{
 use super::core::{Core, no_such};
 use crate::api::{self, IncidentQuery, SystemBalancer, SystemInstance, SystemPlane, SystemService, Why, WhyEntry};
 use crate::failure::Failure;
-use crate::layout::PLANES;
+use crate::layout::{PLANES, TASKS};
 use crate::terminal::human;
 
 /// Newest incidents that are looked through for an answer.
@@ -52,7 +52,8 @@ impl Core {
         let seen = self.services.status();
         let in_force = self.in_force();
         let config = in_force.as_ref().map(|f| &f.config);
-        let services = seen.services.iter().filter(|(_, s)| !s.internal);
+        // The plane of tasks is part of what the file asks for: without it no queue works.
+        let services = seen.services.iter().filter(|(name, s)| !s.internal || &***name == TASKS);
         let mut services: BTreeMap<String, Service> =
             services.map(|(name, s)| (name.to_string(), self.service(s, now))).collect();
         if let Some(config) = config {

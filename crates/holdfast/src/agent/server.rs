@@ -4,10 +4,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
@@ -59,6 +60,7 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .route("/v1/cluster/renew", post(cluster_renew))
         .route("/v1/rolling", post(rolling))
         .route("/v1/migrate", post(migrate))
+        .route("/v1/tasks/{*path}", any(tasks))
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(core)
@@ -174,6 +176,14 @@ async fn migrate(
     Json(request): Json<Apply>,
 ) -> Answer<Done> {
     core.migrate(&request, query.node.as_deref()).await.map(Json)
+}
+
+/// Passed on to the plane that keeps queues and workflows.
+async fn tasks(State(core): State<Arc<Core>>, method: Method, uri: Uri, body: Bytes) -> Result<Response, Failure> {
+    let path = uri.path_and_query().map_or("/", |p| p.as_str());
+    let path = path.strip_prefix("/v1/tasks").unwrap_or(path);
+    let answer = core.tasks.ask(method, &format!("/v1{path}"), body).await?;
+    Ok(answer.map(axum::body::Body::from).into_response())
 }
 
 pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Response {

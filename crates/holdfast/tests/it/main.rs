@@ -2,6 +2,7 @@
 
 mod disk;
 mod proof;
+mod queues;
 mod rate;
 mod site;
 mod tiny;

@@ -69,7 +69,9 @@ impl Handle {
             let names = part.listeners.iter().map(|(name, _)| name.clone()).collect();
             let name: Arc<str> = part.service.name.as_str().into();
             held.extend(part.listeners);
-            services.insert(name, Arc::new(Definition::internal(part.service, names)));
+            let definition = Definition::internal(part.service, names);
+            let definition = Definition { starts_others: part.starts_others, ..definition };
+            services.insert(name, Arc::new(definition));
         }
         // Exactly these: a socket kept for nobody would take connections that nobody answers.
         *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) = held;

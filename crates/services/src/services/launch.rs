@@ -49,6 +49,7 @@ pub(crate) fn spec(launch: &Launch, node: &str, cgroup: Option<PathBuf>) -> Spec
         env_files: service.env_files.clone(),
         // holdfast's own processes need what the agent was given; programs get the short list.
         env_inherit: definition.internal,
+        spares_descendants: definition.starts_others,
         workdir: Some(service.workdir.clone()),
         user: service.user.clone(),
         group: service.group.clone(),

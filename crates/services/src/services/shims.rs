@@ -233,7 +233,8 @@ impl Keeper {
 
     async fn try_launch(&mut self, launch: &Launch) -> Result<(), Failed> {
         let ground = self.ground.clone();
-        let leaf = ground.cgroups.as_ref().map(|tree| tree.leaf(&ground.scope, &launch.instance.to_string()));
+        let trees = ground.cgroups.as_ref().filter(|_| !launch.definition.starts_others);
+        let leaf = trees.map(|tree| tree.leaf(&ground.scope, &launch.instance.to_string()));
         let spec = launch::spec(launch, &ground.node, leaf);
         let Ok(_permit) = ground.launches.acquire().await else {
             return Err(Failed::Never("the agent is ending".into()));

@@ -16,6 +16,8 @@ pub struct Definition {
     pub internal: bool,
     /// Listening sockets that its shims hold and its children inherit, by name.
     pub listeners: Vec<String>,
+    /// It starts shims that outlive it.
+    pub starts_others: bool,
     /// A balancer is in front of it and will tell when it is drained.
     pub balanced: bool,
     /// Of everything that a running process cannot take over without a restart.
@@ -25,13 +27,13 @@ pub struct Definition {
 impl Definition {
     pub fn new(service: Service) -> Self {
         let hash = hash(&service);
-        Definition { service, internal: false, listeners: Vec::new(), balanced: false, hash }
+        Definition { service, internal: false, listeners: Vec::new(), starts_others: false, balanced: false, hash }
     }
 
     pub fn internal(service: Service, listeners: Vec<String>) -> Self {
         // A socket more or less is handed to what runs; it replaces nothing.
         let hash = hash(&service);
-        Definition { service, internal: true, listeners, balanced: false, hash }
+        Definition { service, internal: true, listeners, starts_others: false, balanced: false, hash }
     }
 
     pub(crate) fn is_job(&self) -> bool {

@@ -12,6 +12,7 @@ use holdfast_services::supervisor::Placement;
 use tokio::sync::watch;
 
 use super::{Core, InForce, member, parse};
+use crate::agent::sockets::Sockets;
 use crate::api::{
     Apply, CanLose, Desired, Done, KeyWish, NodeChange, NodeWish, RenewWish, Rolling, RollingNext, Token, TokenWish,
 };
@@ -34,6 +35,7 @@ impl Core {
         if let Some(member) = &self.member {
             let labels = member.labels(config);
             local.balancers.retain(|_, balancer| member::fits(&labels, &balancer.on));
+            local.tasks = local.tasks.filter(|tasks| tasks.node.as_deref() == Some(&*self.node.0));
         }
         local
     }
@@ -99,9 +101,11 @@ impl Core {
     /// Puts a file in force that was stored already.
     pub(super) async fn take_up(self: &Arc<Self>, desired: Desired) -> Result<(), Failure> {
         let config = parse(&desired.text, &desired.path, &self.environment())?;
-        let sockets = self.planes.open_sockets(&self.local(&config))?;
+        let local = self.local(&config);
+        let sockets = self.planes.open_sockets(&local)?;
+        let tasks = self.tasks.open_socket(&local)?;
         self.place_first(&config).await?;
-        self.put_in_force(config, desired, sockets, None).await
+        self.put_in_force(config, desired, (sockets, tasks), None).await
     }
 
     /// Of a cluster's first file this machine runs what it was told to before, which may be nothing, and not all of it.
@@ -213,6 +217,15 @@ impl Core {
         *self.own_etcd.lock().unwrap_or_else(PoisonError::into_inner) = Some(service);
     }
 
+    /// What of holdfast itself runs on this machine.
+    pub(super) fn parts(&self, local: &Config, sockets: &Sockets, tasks: Internal) -> Result<Vec<Internal>, Failure> {
+        let listeners = sockets.iter().map(|(name, fd)| (name.clone(), fd.clone())).collect();
+        let mut parts = vec![Internal::new(self.planes.service(local)?, listeners)];
+        parts.extend(local.tasks.is_some().then_some(tasks));
+        parts.extend(self.own_etcd().map(|service| Internal::new(service, Vec::new())));
+        Ok(parts)
+    }
+
     /// Starts it although nothing was applied yet, which needs it.
     pub(crate) async fn run_own_etcd(self: &Arc<Self>, config: &Config) -> Result<(), Failure> {
         let _one = self.changing.lock().await;
@@ -224,13 +237,11 @@ impl Core {
         if is_new {
             self.services.place(Some(Placement::new())).await.map_err(|e| super::services_failure(&e))?;
         }
-        let mut parts: Vec<Internal> = Vec::new();
-        if !is_new {
-            let local = self.local(&config);
-            let listeners = self.planes.sockets().into_iter().collect();
-            parts.push(Internal { service: self.planes.service(&local)?, listeners });
-        }
-        parts.extend(self.own_etcd().map(|service| Internal { service, listeners: Vec::new() }));
+        let local = self.local(&config);
+        let parts = match is_new {
+            true => self.own_etcd().map(|service| Internal::new(service, Vec::new())).into_iter().collect(),
+            false => self.parts(&local, &self.planes.sockets(), self.tasks.open_socket(&local)?)?,
+        };
         self.services.apply(&self.scaled(&config), parts).await.map_err(|e| super::services_failure(&e))
     }
 

@@ -1,0 +1,226 @@
+//! The process `holdfast tasks`: one store, one desk, the face of SQS on a socket that its shim keeps, and its own API.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_host::inherit;
+use holdfast_sqs::Face;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::control;
+use crate::definition::Definition;
+use crate::desk::Desk;
+use crate::error::{Error, Result};
+use crate::queue::Spec;
+use crate::server;
+use crate::sqlite::Sqlite;
+use crate::work::{Ground, Workers};
+
+/// The agent restarts a plane that is silent for two of its seconds.
+const WATCHDOG_EVERY: Duration = Duration::from_millis(250);
+/// A store that failed is noticed within it; a new process opens the file anew.
+const FAILURE_LOOK: Duration = Duration::from_millis(100);
+/// Requests that go on when the plane is told to end.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+const MEMORY_BYTES: u64 = 256 << 20;
+
+#[derive(Debug)]
+pub struct Options {
+    /// Of this instance: definition, control socket.
+    pub dir: PathBuf,
+    /// `tasks.db` in the data directory.
+    pub file: PathBuf,
+    /// Holdfast itself, which is the shim of programs that workers run.
+    pub exe: PathBuf,
+    /// Of those programs: `work` in the data directory.
+    pub work: PathBuf,
+    /// Besides those of LISTEN_FDS.
+    pub listeners: Vec<TcpListener>,
+}
+
+/// A handle; clones share everything.
+#[derive(Clone)]
+pub struct Plane {
+    pub(crate) desk: Desk,
+    dir: Arc<PathBuf>,
+    in_force: watch::Sender<Arc<Definition>>,
+    pub(crate) workers: Arc<Workers>,
+    /// Made anew when keys change.
+    face: watch::Sender<Arc<Face<Desk>>>,
+    /// One definition is taken up after the other.
+    applying: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Runs until SIGTERM or SIGINT; an error when the store cannot be opened or fails.
+pub fn run(options: Options) -> Result<()> {
+    for dir in [&options.dir, &options.work] {
+        holdfast_host::files::create_dir(dir)
+            .map_err(|e| Error::System { what: format!("make {}", dir.display()), source: std::io::Error::other(e) })?;
+    }
+    let definition = Definition::load(&options.dir)?.unwrap_or_default();
+    let memory = if definition.memory_bytes > 0 { definition.memory_bytes } else { MEMORY_BYTES };
+    let store = Sqlite::open(&options.file, memory)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("tasks")
+        .build()
+        .map_err(|source| Error::System { what: "start the runtime".into(), source })?;
+    let ended = runtime.block_on(serve(options, definition, store.clone()));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    store.close();
+    ended
+}
+
+async fn serve(options: Options, definition: Definition, store: Sqlite) -> Result<()> {
+    let listeners = listeners(options.listeners, &definition)?;
+    let desk = Desk::open(store);
+    let closing = watch::Sender::new(false);
+    let in_force = watch::Sender::new(Arc::default());
+    let workers = Workers::start(Ground {
+        desk: desk.clone(),
+        exe: Arc::new(options.exe),
+        root: Arc::new(options.work),
+        definition: in_force.subscribe(),
+        closing: closing.subscribe(),
+    });
+    let plane = Plane::start(desk, options.dir, in_force, workers, definition).await?;
+    let api = control::bind(&plane.dir)?;
+    let servers: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| tokio::spawn(server::serve(listener, plane.face.subscribe(), closing.subscribe())))
+        .collect();
+    let routes = control::router(plane.clone());
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(api, routes).await {
+            tracing::error!(%error, "the plane's own API ended");
+        }
+    });
+    notify("READY=1");
+    let ended = plane.until_the_end().await;
+    plane.desk.close();
+    closing.send_replace(true);
+    let drained = tokio::time::timeout(DRAIN_MAX, async {
+        for server in servers {
+            drop(server.await);
+        }
+    });
+    if ended.is_ok() && drained.await.is_err() {
+        tracing::warn!("requests were still being answered after {} s", DRAIN_MAX.as_secs());
+    }
+    ended
+}
+
+/// From the shim, which keeps them for the next process; a plane started by hand binds its own.
+fn listeners(mut all: Vec<TcpListener>, definition: &Definition) -> Result<Vec<TcpListener>> {
+    all.extend(inherit::listeners().map_err(|source| Error::System { what: "take over LISTEN_FDS".into(), source })?);
+    if let (true, Some(addr)) = (all.is_empty(), definition.listen) {
+        let listener =
+            TcpListener::bind(addr).map_err(|source| Error::System { what: format!("listen on {addr}"), source })?;
+        listener.set_nonblocking(true).map_err(|source| Error::System { what: format!("listen on {addr}"), source })?;
+        all.push(listener);
+    }
+    Ok(all)
+}
+
+fn notify(state: &str) {
+    if let Err(error) = inherit::notify(state) {
+        tracing::debug!(%error, state, "nobody was told");
+    }
+}
+
+impl Plane {
+    /// Goes on with what an earlier process of this directory was told.
+    async fn start(
+        desk: Desk,
+        dir: PathBuf,
+        in_force: watch::Sender<Arc<Definition>>,
+        workers: Arc<Workers>,
+        definition: Definition,
+    ) -> Result<Plane> {
+        let face = Arc::new(face(&desk, &definition)?);
+        let plane = Plane {
+            desk,
+            dir: Arc::new(dir),
+            in_force,
+            workers,
+            face: watch::Sender::new(face),
+            applying: Arc::default(),
+        };
+        match plane.take_up(&definition).await {
+            Err(Error::Store(error)) => return Err(Error::Store(error)),
+            // One queue that cannot be as the file says must not take the others away.
+            Err(error) => tracing::error!(code = error.code(), %error, "what was applied is not all in force"),
+            Ok(()) => {}
+        }
+        Ok(plane)
+    }
+
+    /// Makes everything as `definition` says; nothing of it is in force when it fails.
+    pub(crate) async fn apply(&self, definition: Definition) -> Result<()> {
+        let _one = self.applying.lock().await;
+        if **self.in_force.borrow() == definition {
+            return Ok(());
+        }
+        // Secrets that cannot be read refuse the definition before anything changed.
+        face(&self.desk, &definition)?;
+        definition.save(&self.dir)?;
+        self.take_up(&definition).await
+    }
+
+    pub(crate) fn definition(&self) -> Arc<Definition> {
+        self.in_force.borrow().clone()
+    }
+
+    async fn take_up(&self, definition: &Definition) -> Result<()> {
+        // First without their dead letters, so that no order of names matters.
+        for with_dead_letters in [false, true] {
+            for (name, declared) in &definition.queues {
+                let mut spec = Spec { declared: true, ..declared.spec.clone() };
+                let known = self.desk.store.get(name).await.ok().and_then(|queue| queue.spec.dead_letter);
+                if !with_dead_letters {
+                    spec.dead_letter = known;
+                }
+                self.desk.store.declare(name, spec, declared.tags.clone()).await?;
+            }
+        }
+        for queue in self.desk.store.list("", None, crate::queue::QUEUES_MAX).await? {
+            if queue.spec.declared && !definition.queues.contains_key(&queue.name) {
+                let free = |spec: &mut Spec| {
+                    spec.declared = false;
+                    Ok(())
+                };
+                self.desk.store.change(&queue.name, free).await?;
+            }
+        }
+        self.face.send_replace(Arc::new(face(&self.desk, definition)?));
+        self.in_force.send_replace(Arc::new(definition.clone()));
+        Ok(())
+    }
+
+    /// Until somebody asks it to end, or the store cannot go on.
+    async fn until_the_end(&self) -> Result<()> {
+        let failed = |source| Error::System { what: "wait for signals".into(), source };
+        let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut watchdog = tokio::time::interval(WATCHDOG_EVERY);
+        let mut look = tokio::time::interval(FAILURE_LOOK);
+        loop {
+            tokio::select! {
+                _ = term.recv() => return Ok(()),
+                _ = int.recv() => return Ok(()),
+                _ = watchdog.tick() => notify("WATCHDOG=1"),
+                _ = look.tick() => if let Some(reason) = self.desk.store.failure() {
+                    return Err(Error::System { what: "write the store".into(), source: std::io::Error::other(reason) });
+                },
+            }
+        }
+    }
+}
+
+fn face(desk: &Desk, definition: &Definition) -> Result<Face<Desk>> {
+    Ok(Face::new(Arc::new(desk.clone()), crate::face::options(definition)?))
+}

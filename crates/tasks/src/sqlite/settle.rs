@@ -1,0 +1,198 @@
+//! What becomes of a message in flight: done, held longer, given back, buried.
+
+use holdfast_policy::queue::{Next, Record, Report, reported};
+use holdfast_policy::rng::Rng;
+use rusqlite::{OptionalExtension, params};
+
+use super::{Entry, Sqlite, Work, schema};
+use crate::clock::Millis;
+use crate::error::{Error, Result};
+use crate::queue::receipt::Receipt;
+use crate::queue::{ERROR_CHARS_MAX, VISIBILITY_MAX_MS};
+
+/// What an acknowledgement did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledged {
+    Deleted,
+    /// The receipt was no longer the latest, or the message was gone: nothing was deleted, and SQS says that is fine.
+    Stale,
+}
+
+/// What a worker's report led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled {
+    Again { due: Millis },
+    Buried { queue: String },
+    Quarantined,
+}
+
+struct Claim {
+    record: Record,
+    due: Millis,
+    since: Millis,
+}
+
+impl Sqlite {
+    /// With `strict` a receipt that ran out is refused even if nobody else received the message: whoever held it could not
+    /// know that it was still theirs.
+    pub async fn acknowledge(
+        &self,
+        queue: &str,
+        receipts: Vec<String>,
+        strict: bool,
+    ) -> Result<Vec<Result<Acknowledged>>> {
+        let queue = queue.to_owned();
+        let receipts: Vec<Option<Receipt>> = receipts.iter().map(|handle| self.sealer.open(handle)).collect();
+        self.write(move |work| {
+            let entry = work.entry(&queue)?;
+            let mut deleted = Vec::new();
+            let mut answers = Vec::with_capacity(receipts.len());
+            for receipt in &receipts {
+                answers.push(work.acknowledge(&entry, *receipt, strict, &mut deleted)?);
+            }
+            work.remove(&entry, &deleted)?;
+            Ok(answers)
+        })
+        .await
+    }
+
+    /// Milliseconds from now; 0 gives the message back.
+    pub async fn change_visibility(&self, queue: &str, changes: Vec<(String, u64)>) -> Result<Vec<Result<()>>> {
+        let queue = queue.to_owned();
+        let changes: Vec<_> = changes.iter().map(|(handle, ms)| (self.sealer.open(handle), *ms)).collect();
+        self.write(move |work| {
+            let entry = work.entry(&queue)?;
+            changes.iter().map(|(receipt, ms)| work.hold(&entry, *receipt, *ms)).collect()
+        })
+        .await
+    }
+
+    /// A worker did not finish the message. Refused when its claim ran out: somebody else may have it.
+    pub async fn report(&self, queue: &str, receipt: &str, report: Report, words: &str) -> Result<Settled> {
+        let queue = queue.to_owned();
+        let receipt = self.sealer.open(receipt);
+        let words: String = words.chars().take(ERROR_CHARS_MAX).collect();
+        let seed = crate::seed();
+        self.write(move |work| work.report(&queue, receipt, report, &words, seed)).await
+    }
+}
+
+impl Work<'_> {
+    fn acknowledge(
+        &mut self,
+        entry: &Entry,
+        receipt: Option<Receipt>,
+        strict: bool,
+        deleted: &mut Vec<i64>,
+    ) -> Result<Result<Acknowledged>> {
+        let receipt = match check(entry, receipt) {
+            Ok(Some(receipt)) => receipt,
+            Ok(None) => return Ok(Ok(Acknowledged::Stale)),
+            Err(error) => return Ok(Err(error)),
+        };
+        if deleted.contains(&receipt.id) {
+            return Ok(Ok(Acknowledged::Stale));
+        }
+        let expired = Error::Receipt { queue: entry.name.clone(), reason: "it has expired" };
+        Ok(match self.claimed(receipt)? {
+            Some(claim) if claim.due <= self.now && (strict || entry.spec.fifo) => Err(expired),
+            Some(_) => {
+                deleted.push(receipt.id);
+                Ok(Acknowledged::Deleted)
+            }
+            None if (strict || entry.spec.fifo) && self.load(receipt.id)?.is_some() => Err(expired),
+            None if strict => Err(Error::NotInFlight),
+            None => Ok(Acknowledged::Stale),
+        })
+    }
+
+    /// The claim that `receipt` belongs to; `None` when it is gone or somebody else's by now.
+    fn claimed(&self, receipt: Receipt) -> Result<Option<Claim>> {
+        Ok(self
+            .db
+            .prepare_cached(
+                "SELECT receives, failures, crashes, due, since FROM claim WHERE id = ?1 AND receives = ?2 AND epoch = ?3",
+            )?
+            .query_row(params![receipt.id, receipt.receive, receipt.epoch], |r| {
+                let record = Record { receives: r.get(0)?, failures: r.get(1)?, crashes: r.get(2)? };
+                Ok(Claim { record, due: r.get(3)?, since: r.get(4)? })
+            })
+            .optional()?)
+    }
+
+    fn hold(&mut self, entry: &Entry, receipt: Option<Receipt>, ms: u64) -> Result<Result<()>> {
+        let receipt = match check(entry, receipt) {
+            Ok(Some(receipt)) => receipt,
+            Ok(None) => return Ok(Err(Error::NotInFlight)),
+            Err(error) => return Ok(Err(error)),
+        };
+        let Some(claim) = self.claimed(receipt)? else { return Ok(Err(Error::NotInFlight)) };
+        if claim.due <= self.now {
+            return Ok(Err(Error::NotInFlight));
+        }
+        let due = self.now.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX / 2));
+        if due - claim.since > VISIBILITY_MAX_MS {
+            let reason = "a message is held for 12 hours at most, counted from its receive".into();
+            return Ok(Err(Error::Invalid { queue: entry.name.clone(), reason }));
+        }
+        self.set_due(entry, receipt.id, due)?;
+        Ok(Ok(()))
+    }
+
+    fn set_due(&mut self, entry: &Entry, id: i64, due: Millis) -> Result<()> {
+        self.db.prepare_cached("UPDATE claim SET due = ?2 WHERE id = ?1")?.execute(params![id, due])?;
+        match entry.spec.fifo.then(|| self.group_of(id)).transpose()?.flatten() {
+            Some(group) => self.refresh_group(entry, &group),
+            None => Ok(()),
+        }
+    }
+
+    fn report(
+        &mut self,
+        queue: &str,
+        receipt: Option<Receipt>,
+        report: Report,
+        words: &str,
+        seed: u64,
+    ) -> Result<Settled> {
+        let entry = self.entry(queue)?;
+        let receipt = check(&entry, receipt)?.ok_or(Error::NotInFlight)?;
+        let claim = self.claimed(receipt)?.filter(|claim| claim.due > self.now).ok_or(Error::NotInFlight)?;
+        let record = Record {
+            failures: claim.record.failures + 1,
+            crashes: claim.record.crashes + u32::from(report == Report::Crashed),
+            ..claim.record
+        };
+        self.db
+            .prepare_cached("UPDATE claim SET failures = ?2, crashes = ?3, error = ?4 WHERE id = ?1")?
+            .execute(params![receipt.id, record.failures, record.crashes, words])?;
+        let mut rng = Rng::from_seed(seed);
+        let next = reported(&entry.spec.limits(), record, report, &mut rng);
+        if let Next::Bury(reason) = next
+            && let Some(queue) = self.bury(&entry, receipt.id, reason.word(), Some(words))?
+        {
+            return Ok(Settled::Buried { queue });
+        }
+        match next {
+            Next::Again(delay) => {
+                let due = self.now.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX / 2));
+                self.set_due(&entry, receipt.id, due)?;
+                Ok(Settled::Again { due })
+            }
+            Next::Bury(_) | Next::Quarantine => {
+                self.set_due(&entry, receipt.id, schema::NEVER)?;
+                Ok(Settled::Quarantined)
+            }
+        }
+    }
+}
+
+/// `Ok(None)` for a message that was purged since.
+fn check(entry: &Entry, receipt: Option<Receipt>) -> Result<Option<Receipt>> {
+    let refused = |reason| Error::Receipt { queue: entry.name.clone(), reason };
+    let receipt = receipt.ok_or_else(|| refused("nobody here made it"))?;
+    if receipt.id >> super::PLACE_BITS != entry.number {
+        return Err(refused("it is of another queue"));
+    }
+    Ok(entry.holds(receipt.id).then_some(receipt))
+}

@@ -1,0 +1,71 @@
+//! A message given to a service by HTTP: one request, and what its answer means.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_policy::queue::Report;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::attempt::{Ended, Result};
+use crate::queue::Delivery;
+
+/// Of an answer; only its beginning is kept, as words.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+const WORDS_MAX: usize = 500;
+
+/// One instance after the other.
+pub(super) fn choose(targets: Option<&Vec<SocketAddr>>) -> Option<SocketAddr> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let targets = targets.filter(|targets| !targets.is_empty())?;
+    targets.get(NEXT.fetch_add(1, Ordering::Relaxed) % targets.len()).copied()
+}
+
+/// 2xx is done; 409 will never be done: the service has understood and refuses. Everything else is tried again, because
+/// nobody knows.
+pub(super) async fn call(target: Option<SocketAddr>, path: &str, delivery: &Delivery, limit: Duration) -> Result {
+    let Some(target) = target else { return Result::failed(Report::Retry, "no instance is ready") };
+    match tokio::time::timeout(limit, ask(target, path, delivery)).await {
+        Ok(Ok((status, body))) => judged(status, &body),
+        Ok(Err(error)) => Result::failed(Report::Retry, format!("{target}: {error}")),
+        Err(_) => Result::failed(Report::Retry, format!("{target} did not answer within {} ms", limit.as_millis())),
+    }
+}
+
+type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+async fn ask(target: SocketAddr, path: &str, delivery: &Delivery) -> std::result::Result<(StatusCode, Bytes), Broken> {
+    let stream = TcpStream::connect(target).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let mut request = Request::post(path)
+        .header("host", target.to_string())
+        .header("content-type", "application/octet-stream")
+        .header("idempotency-key", delivery.message.to_string())
+        .header("x-holdfast-message-id", delivery.message.to_string())
+        .header("x-holdfast-receives", delivery.receives.to_string());
+    if let Some(group) = delivery.group.as_ref().and_then(|group| http::HeaderValue::from_str(group).ok()) {
+        request = request.header("x-holdfast-group", group);
+    }
+    let answer = sender.send_request(request.body(Full::new(Bytes::from(delivery.body.clone())))?).await?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map(|b| b.to_bytes());
+    drop(sender);
+    connection.abort();
+    Ok((status, body.unwrap_or_default()))
+}
+
+fn judged(status: StatusCode, body: &[u8]) -> Result {
+    let text: String = String::from_utf8_lossy(body).chars().take(WORDS_MAX).collect();
+    let words = format!("{status}: {text}");
+    let refused = status == StatusCode::CONFLICT;
+    match status.is_success() {
+        true => Result { ended: Ended::Done, words },
+        false if refused => Result::failed(Report::Dead, words),
+        false => Result::failed(Report::Retry, words),
+    }
+}
