@@ -75,7 +75,20 @@ impl Store {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
         D: FnOnce(Result<T>) + Send + 'static,
     {
-        self.writer.submit(op, done)
+        self.writer.submit(op, done, false)
+    }
+
+    /// As [`Store::submit`], for what can wait: on a full disk it fails at once, and leaves the reserve to others.
+    pub fn submit_if_room<T, F, D>(&self, op: F, done: D) -> Result<()>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+        D: FnOnce(Result<T>) + Send + 'static,
+    {
+        if self.is_full() {
+            return Err(Error::Full { path: (*self.path).clone() });
+        }
+        self.writer.submit(op, done, true)
     }
 
     /// Runs `query` on a read-only snapshot, off the async threads.

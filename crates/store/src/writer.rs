@@ -18,8 +18,14 @@ use crate::{Error, Options, Result};
 /// Commits after which a checkpoint is made even when operations keep coming.
 const CHECKPOINT_COMMITS: u32 = 1000;
 
+/// A page and its header in the WAL.
+const FRAME_BYTES: u64 = 4096 + 24;
+
+/// A WAL this many times longer than it should be is cut back, which costs more than writing over it.
+const WAL_FAR: u64 = 4;
+
 /// A small operation may fit where a larger one did not: that is not the end of it, and no news.
-const FULL_FOR_AT_LEAST: Duration = Duration::from_secs(5);
+const FULL_FOR_AT_LEAST: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
 pub(crate) struct Handle {
@@ -40,6 +46,8 @@ enum Message {
 trait Job: Send {
     /// Runs inside a savepoint; the error tells the writer what to do with the batch.
     fn run(&mut self, connection: &Connection) -> std::result::Result<(), Verdict>;
+    /// What it writes can wait: the reserve for a full disk is not for it.
+    fn can_wait(&self) -> bool;
     /// `Ok` delivers what `run` left; an error replaces it.
     fn answer(self: Box<Self>, committed: Result<()>);
 }
@@ -48,6 +56,7 @@ struct Op<F, T, D> {
     op: F,
     outcome: Option<Result<T>>,
     done: D,
+    can_wait: bool,
 }
 
 impl<T, F, D> Job for Op<F, T, D>
@@ -67,6 +76,10 @@ where
         };
         self.outcome = Some(outcome);
         result
+    }
+
+    fn can_wait(&self) -> bool {
+        self.can_wait
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {
@@ -89,7 +102,7 @@ impl Handle {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let message = message(op, move |outcome| drop(reply.send(outcome)));
+        let message = message(op, move |outcome| drop(reply.send(outcome)), false);
         self.queue.send(message).await.map_err(|_| self.gone())?;
         answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
@@ -100,18 +113,18 @@ impl Handle {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let message = message(op, move |outcome| drop(reply.send(outcome)));
+        let message = message(op, move |outcome| drop(reply.send(outcome)), false);
         self.queue.blocking_send(message).map_err(|_| self.gone())?;
         answer.blocking_recv().unwrap_or_else(|_| Err(self.gone()))
     }
 
-    pub(crate) fn submit<T, F, D>(&self, op: F, done: D) -> Result<()>
+    pub(crate) fn submit<T, F, D>(&self, op: F, done: D, can_wait: bool) -> Result<()>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
         D: FnOnce(Result<T>) + Send + 'static,
     {
-        self.queue.try_send(message(op, done)).map_err(|e| match e {
+        self.queue.try_send(message(op, done, can_wait)).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => Error::QueueFull { limit: self.queue_max },
             mpsc::error::TrySendError::Closed(_) => self.gone(),
         })
@@ -145,13 +158,13 @@ impl Handle {
     }
 }
 
-fn message<T, F, D>(op: F, done: D) -> Message
+fn message<T, F, D>(op: F, done: D, can_wait: bool) -> Message
 where
     T: Send + 'static,
     F: FnMut(&Connection) -> Result<T> + Send + 'static,
     D: FnOnce(Result<T>) + Send + 'static,
 {
-    Message::Do(Box::new(Op { op, outcome: None, done }))
+    Message::Do(Box::new(Op { op, outcome: None, done, can_wait }))
 }
 
 pub(crate) fn start(
@@ -167,7 +180,6 @@ pub(crate) fn start(
     let name = options.name;
     let mut writer = Writer {
         reserve: Reserve::new(&path, options.reserve_bytes),
-        wal: PathBuf::from(format!("{}-wal", path.display())),
         connection,
         path: path.clone(),
         options,
@@ -187,7 +199,6 @@ pub(crate) fn start(
 struct Writer {
     connection: Connection,
     path: Arc<PathBuf>,
-    wal: PathBuf,
     options: Options,
     readers: Arc<Readers>,
     reserve: Reserve,
@@ -257,13 +268,17 @@ impl Writer {
         }
     }
 
-    /// No room for the batch: each operation tries for itself, with the reserve given up first.
+    /// No room for the batch: each operation tries for itself, with the reserve given up first. What can wait is told so.
     fn commit_singly(&mut self, batch: Vec<Box<dyn Job>>) {
         self.checkpoint("PASSIVE");
-        let freed = self.reserve.release();
+        let (waiting, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.can_wait());
+        let freed = !batch.is_empty() && self.reserve.release();
         self.last_full = Some(Instant::now());
         if !self.full.swap(true, Ordering::Relaxed) {
             tracing::error!(path = %self.path.display(), reserve_freed = freed, "no space left; operations fail until there is");
+        }
+        for job in waiting {
+            job.answer(Err(Error::Full { path: (*self.path).clone() }));
         }
         for job in batch {
             if self.failed().is_some() {
@@ -357,11 +372,13 @@ impl Writer {
         if self.failed().is_some() {
             return;
         }
-        let wal_bytes = std::fs::metadata(&self.wal).map_or(0, |m| m.len());
-        if wal_bytes > self.options.wal_bytes_max {
+        let (length, pending) = self.wal_bytes();
+        if length > self.options.wal_bytes_max && pending > 0 {
             self.readers.end_old();
-            self.checkpoint("TRUNCATE");
-        } else if self.commits >= CHECKPOINT_COMMITS || (idle && wal_bytes > self.options.wal_bytes_max / 4) {
+            // The WAL begins anew in the length that it has; one that grew far beyond it (a reader was in the way) is cut back.
+            let far = length > self.options.wal_bytes_max.saturating_mul(WAL_FAR);
+            self.checkpoint(if far { "TRUNCATE" } else { "RESTART" });
+        } else if self.commits >= CHECKPOINT_COMMITS || (idle && pending > self.options.wal_bytes_max / 4) {
             self.checkpoint("PASSIVE");
         }
         let full = self.full.load(Ordering::Relaxed);
@@ -376,6 +393,18 @@ impl Writer {
             self.full.store(false, Ordering::Relaxed);
             tracing::info!(path = %self.path.display(), "there is space again");
         }
+    }
+
+    /// How far the WAL is written, and how much of that is not in the file itself yet. Its length tells neither: it does not
+    /// shrink when its content has been copied.
+    fn wal_bytes(&self) -> (u64, u64) {
+        let frames = self
+            .connection
+            .prepare_cached("PRAGMA wal_checkpoint(NOOP)")
+            .and_then(|mut query| query.query_row([], |r| Ok((r.get::<_, i64>(1)?, r.get::<_, i64>(2)?))));
+        let (written, copied) = frames.unwrap_or_default();
+        let bytes = |frames: i64| u64::try_from(frames).unwrap_or(0) * FRAME_BYTES;
+        (bytes(written), bytes(written.saturating_sub(copied)))
     }
 
     fn checkpoint(&mut self, mode: &str) {
