@@ -4,6 +4,7 @@ mod balancer;
 mod machine;
 mod rivals;
 mod spread;
+mod tasks;
 
 use std::path::{Path, PathBuf};
 
@@ -30,12 +31,29 @@ pub(crate) struct Options {
     /// Measure an unoptimised build, to try the harness out
     #[arg(long)]
     pub(crate) dev: bool,
+    #[command(flatten)]
+    tasks: tasks::Choice,
 }
 
 impl Options {
     /// As the prove lane measures.
     pub(crate) fn balancer(json: PathBuf) -> Options {
-        Options { name: Name::Balancer, repetitions: 5, seconds: 10, connections: 64, json: Some(json), dev: false }
+        let tasks = tasks::Choice::default();
+        Options {
+            name: Name::Balancer,
+            repetitions: 5,
+            seconds: 10,
+            connections: 64,
+            json: Some(json),
+            dev: false,
+            tasks,
+        }
+    }
+
+    /// As the prove lane measures; takes some 30 minutes.
+    pub(crate) fn tasks(json: PathBuf) -> Options {
+        let tasks = tasks::Choice::everything();
+        Options { name: Name::Tasks, seconds: 5, tasks, ..Options::balancer(json) }
     }
 }
 
@@ -43,6 +61,8 @@ impl Options {
 enum Name {
     /// holdfast, HAProxy and nginx in front of the same three backends
     Balancer,
+    /// Queues of holdfast, RabbitMQ, pg-boss and graphile-worker, each confirming what is on the disk
+    Tasks,
 }
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
@@ -53,6 +73,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
 pub(crate) fn measure(root: &Path, options: &Options) -> Result<Value> {
     let result = match options.name {
         Name::Balancer => balancer::run(root, options)?,
+        Name::Tasks => tasks::run(root, options)?,
     };
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&result)?;

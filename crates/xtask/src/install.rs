@@ -54,6 +54,16 @@ pub(crate) const SHOP: &[Need] =
 pub(crate) const BENCH: &[Need] =
     &[need("haproxy", "haproxy"), need("nginx", "nginx"), need("wrk", "wrk"), need("taskset", "util-linux")];
 
+/// Peers of the queues; those from npm come besides, into the cache. `pg_createcluster` is the server's, `psql` is not.
+pub(crate) const BENCH_TASKS: &[Need] = &[
+    need("rabbitmq-server", "rabbitmq-server"),
+    need("epmd", "erlang-base"),
+    need("pg_createcluster", "postgresql"),
+    need("node", "nodejs"),
+    need("npm", "npm"),
+    need("taskset", "util-linux"),
+];
+
 pub(crate) const BARE: &[Need] =
     &[need("debootstrap", "debootstrap"), need("git", "git"), need("unshare", "util-linux")];
 

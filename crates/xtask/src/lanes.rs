@@ -2,7 +2,7 @@
 //! `soak` and `sim` go on for as long as they are told.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -38,8 +38,11 @@ const SEEDS: &str = "HOLDFAST_SEEDS";
 /// Full counts take hours.
 const PROVE_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
-/// The benchmark among the names that `prove` takes; all others are names of tests.
-const BENCH_BALANCER: &str = "balancer";
+/// From the file for the result.
+type MakeOptions = fn(PathBuf) -> bench::Options;
+
+/// The benchmarks among the names that `prove` takes; all others are names of tests.
+const BENCHES: [(&str, MakeOptions); 2] = [("balancer", bench::Options::balancer), ("tasks", bench::Options::tasks)];
 
 /// Serial, full counts, on an otherwise idle machine; writes what it measured into `docs/benchmarks.md`. With `only`, the tests
 /// whose names contain one of these, and their sections.
@@ -52,16 +55,18 @@ pub(crate) fn prove(root: &Path, only: &[String]) -> Result<()> {
     if only.is_empty() {
         checks(root, &mut lane);
     }
-    let (benches, names): (Vec<_>, Vec<_>) = only.iter().partition(|name| *name == BENCH_BALANCER);
+    let is_bench = |name: &&String| BENCHES.iter().any(|(bench, _)| bench == name);
+    let (benches, names): (Vec<_>, Vec<_>) = only.iter().partition(is_bench);
     if only.is_empty() || !names.is_empty() {
         let mut tests = cargo(root, &["test", "--workspace", "--locked", "--no-fail-fast", "--", "--test-threads=1"]);
         tests.args(names).env(PROVE, "1").env(results::FOLDER, &folder);
         lane.tests("test, full counts", tests, PROVE_LIMIT);
     }
-    if only.is_empty() || !benches.is_empty() {
-        lane.step("bench balancer", || {
-            bench::measure(root, &bench::Options::balancer(folder.join("balancer.json"))).map(|_| ())
-        });
+    for (name, options) in BENCHES {
+        if only.is_empty() || benches.iter().any(|bench| *bench == name) {
+            let options = options(folder.join(format!("{name}.json")));
+            lane.step(&format!("bench {name}"), || bench::measure(root, &options).map(|_| ()));
+        }
     }
     lane.step("publish", || {
         let count = results::publish(root, &folder, &stamp(root))?;

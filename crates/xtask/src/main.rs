@@ -39,7 +39,7 @@ enum Task {
     Test,
     /// Full counts and benchmarks, one after the other; writes docs/benchmarks.md
     Prove {
-        /// Only tests whose names contain one of these, or `balancer` for the benchmark; their sections are written anew
+        /// Only tests whose names contain one of these, or `balancer` or `tasks` for a benchmark; their sections are written anew
         only: Vec<String>,
     },
     /// Full counts again and again with fresh seeds
