@@ -1,4 +1,5 @@
-//! One line per request: `TIME CLIENT METHOD PATH STATUS BYTES MICROSECONDS INSTANCE TRIES`.
+//! One line per request: `TIME CLIENT METHOD PATH STATUS BYTES MICROSECONDS INSTANCE TRIES`. A request that was kept for
+//! later has `queue:NAME` in place of an instance.
 //!
 //! A core collects lines and hands them to one writing thread; when that cannot keep up or the disk is full, lines are
 //! dropped and counted. No request ever waits for the disk.

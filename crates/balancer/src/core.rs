@@ -21,6 +21,7 @@ use crate::fault::Fault;
 use crate::shared::{ENDPOINTS_MAX, Table};
 use crate::snapshot::Snapshot;
 use crate::wire::buffer::Spares;
+use crate::wire::queue;
 
 pub(crate) mod pool;
 pub(crate) mod route;
@@ -43,6 +44,8 @@ pub(crate) struct Process {
     pub(crate) connections: AtomicU32,
     /// Requests being answered.
     pub(crate) active: AtomicU32,
+    /// For requests on their way into a queue.
+    pub(crate) keeping: queue::Places,
     /// Oldest wait by core and endpoint slot.
     waiting: Vec<Vec<AtomicU64>>,
 }
@@ -63,6 +66,8 @@ pub(crate) struct Common {
     pub(crate) in_flight: AtomicU32,
     pub(crate) retrying: AtomicU32,
     pub(crate) connections: AtomicU32,
+    /// The last request for the queue was not taken.
+    pub(crate) unkept: AtomicBool,
 }
 
 impl Process {
@@ -82,6 +87,7 @@ impl Process {
             draining: AtomicBool::new(false),
             connections: AtomicU32::new(0),
             active: AtomicU32::new(0),
+            keeping: queue::Places::default(),
             waiting: (0..cores).map(|_| per_core()).collect(),
         }
     }

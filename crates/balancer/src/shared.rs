@@ -76,6 +76,7 @@ pub struct Counters {
 pub(crate) enum Count {
     Good = 0,
     Failed = 1,
+    Degraded = 2,
     Retried = 3,
 }
 

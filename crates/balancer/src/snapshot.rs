@@ -53,6 +53,8 @@ pub struct BalancerSnapshot {
     /// One endpoint is active and others take over: requests wait for that.
     pub redundant: bool,
     pub trusted_proxies: Vec<IpAddr>,
+    /// Where requests go that no instance can answer.
+    pub fallback: Option<Fallback>,
     pub endpoints: Vec<EndpointSnapshot>,
 }
 
@@ -72,6 +74,7 @@ impl Default for BalancerSnapshot {
             access_log: None,
             redundant: false,
             trusted_proxies: Vec::new(),
+            fallback: None,
             endpoints: Vec::new(),
         }
     }
@@ -239,6 +242,18 @@ impl Default for AccessLog {
     }
 }
 
+/// A queue that keeps requests while no instance is there for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fallback {
+    /// Of the plane of tasks on this machine.
+    pub socket: PathBuf,
+    /// As SQS calls it: `orders.fifo`.
+    pub queue: String,
+    /// Header whose value is the message group.
+    pub key: Option<String>,
+}
+
 impl Snapshot {
     pub fn parse(bytes: &[u8]) -> Result<Snapshot, Error> {
         let snapshot: Snapshot =
@@ -284,6 +299,7 @@ mod tests {
         assert_eq!(s.order(), (2, 7));
         let b = &s.balancers[0];
         assert_eq!(b.limits, Limits::default());
+        assert_eq!(b.fallback, None, "as an agent wrote it that knew of none");
         assert_eq!(b.endpoints[0].state, State::NotReady);
         assert_eq!(b.endpoints[0].incarnation, Incarnation { generation: 3, run: 1 });
         assert_eq!(Snapshot::parse(&s.to_bytes()).unwrap(), s);

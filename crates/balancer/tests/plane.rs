@@ -8,6 +8,7 @@ mod plane {
 
     mod basics;
     mod control;
+    mod fallback;
     mod framing;
     mod hang;
     mod limits;

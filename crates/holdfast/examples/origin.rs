@@ -12,6 +12,7 @@
 //!
 //! `ORIGIN_LEDGER=FILE` appends "INCARNATION PID BOOT_MS" every 10 ms, so that a checker outside holdfast sees each life.
 //! `ORIGIN_REPORTS=FILE` appends a line for each `/busy` that is begun.
+//! `ORIGIN_POSTS=FILE` appends "KEY REPLAYED CUSTOMER BODY" for each POST, and answers 409 when the body begins with `no`.
 //! `ORIGIN_ROLES=FILE` appends "INSTANCE TOKEN PID BOOT_MS" every 5 ms while its token file says that it is active.
 //! `ORIGIN_SLOW=MS` listens only after so many milliseconds.
 //! On SIGTERM it finishes what is in flight and exits 0.
@@ -89,8 +90,16 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     let path = request.uri().path().to_owned();
     let wait = number(request.uri().query(), "ms").map_or(DEFAULT_WORK, Duration::from_millis);
     if request.method() == Method::POST {
-        let body = request.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-        return Ok(Response::new(Full::new(body)));
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        let mut response = Response::new(Full::new(body.clone()));
+        if let Ok(path) = std::env::var("ORIGIN_POSTS") {
+            note_post(&path, &head.headers, &body);
+            if body.starts_with(b"no") {
+                *response.status_mut() = http::StatusCode::CONFLICT;
+            }
+        }
+        return Ok(response);
     }
     match path.as_str() {
         "/who" => {
@@ -128,6 +137,14 @@ fn note_report() {
     if let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) {
         let _ = writeln!(file, "{}", std::process::id());
     }
+}
+
+fn note_post(path: &str, headers: &http::HeaderMap, body: &[u8]) {
+    let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) else { return };
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("-").to_owned();
+    let (key, replayed, customer) = (header("idempotency-key"), header("holdfast-replayed"), header("x-customer"));
+    // One write for a line: readers see whole ones.
+    let _ = file.write_all(format!("{key} {replayed} {customer} {}\n", String::from_utf8_lossy(body)).as_bytes());
 }
 
 fn health() -> Response<Full<Bytes>> {

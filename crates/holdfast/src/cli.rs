@@ -14,6 +14,7 @@ mod logs;
 mod node;
 mod queue;
 mod reboot;
+mod runs;
 mod simple;
 mod status;
 mod up;
@@ -197,6 +198,13 @@ enum Command {
         #[command(subcommand)]
         command: worker::Command,
     },
+    /// Run a workflow
+    Run(runs::RunOptions),
+    /// Runs of workflows and sagas: what they did, and what to do about it
+    Runs {
+        #[command(subcommand)]
+        command: runs::Command,
+    },
     /// What happened and how long recovery took
     Incidents(incidents::Options),
     /// Inject faults on purpose and measure detection, recovery and failed requests
@@ -247,6 +255,8 @@ impl Command {
             | Command::CanLose { .. }
             | Command::Queue { .. }
             | Command::Worker { .. }
+            | Command::Run(_)
+            | Command::Runs { .. }
             | Command::Incidents(_) => true,
             _ => false,
         }
@@ -316,6 +326,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Key { command } => block_on(key::run(&common, command)),
         Command::Queue { command } => block_on(queue::run(&common, command)),
         Command::Worker { command } => block_on(worker::run(&common, command)),
+        Command::Run(options) => block_on(runs::begin(&common, options)),
+        Command::Runs { command } => block_on(runs::run(&common, command)),
         Command::CanLose { what } => block_on(node::can_lose(&common, &what)),
         Command::Doctor => block_on(doctor::run(&common)),
     }

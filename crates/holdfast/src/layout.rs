@@ -57,6 +57,11 @@ impl Layout {
         self.data_dir.join("work")
     }
 
+    /// What steps of workflows give and print, one directory for each run.
+    pub(crate) fn flow_dir(&self) -> PathBuf {
+        self.data_dir.join("flow")
+    }
+
     pub(crate) fn drill_dir(&self) -> PathBuf {
         self.data_dir.join("drill")
     }

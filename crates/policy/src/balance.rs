@@ -6,6 +6,7 @@
 pub mod budget;
 pub mod eject;
 pub mod ewma;
+pub mod fallback;
 pub mod hang;
 pub mod pick;
 pub mod replay;

@@ -60,6 +60,25 @@ pub enum Report {
     Crashed,
 }
 
+/// What an answer by HTTP means for a request that was kept while its service was away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    Done,
+    /// The service has understood and does not want it: asked again it would say the same.
+    Refused,
+    /// Not now (RFC 9110 section 15, RFC 8470, RFC 6585).
+    NotNow,
+}
+
+pub fn answered(status: u16) -> Answered {
+    match status {
+        200..=399 => Answered::Done,
+        408 | 425 | 429 => Answered::NotNow,
+        400..=499 => Answered::Refused,
+        _ => Answered::NotNow,
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     Again(Duration),

@@ -1,6 +1,7 @@
 //! The plane's own API, on a Unix socket in the directory of its instance: for the agent and through it for the CLI.
 //! What SQS has no words for.
 
+pub mod flow;
 mod routes;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,8 @@ pub struct Send {
     pub group: Option<String>,
     pub deduplication: Option<String>,
     pub idempotency: Option<String>,
+    /// What must be the same when the key is used again, instead of the body.
+    pub fingerprint: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -131,6 +134,7 @@ impl From<Error> for Refusal {
         let exit = match &error {
             Error::Store(_) | Error::System { .. } | Error::Throttled { .. } => "failed",
             Error::NoQueue { .. } | Error::Invalid { .. } | Error::Missing { .. } => "usage",
+            Error::NoWorkflow { .. } | Error::NoRun { .. } | Error::Parameters { .. } => "usage",
             _ => "refused",
         };
         let mut because = Vec::new();

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub use crate::flow::declared::{Call, Each, Given, Made, Step, Work, Workflow};
 use crate::queue::Spec;
 
 /// Where the agent leaves it, in the directory of the instance; read at start.
@@ -26,6 +27,9 @@ pub struct Definition {
     pub keys: Vec<Key>,
     pub queues: BTreeMap<String, Declared>,
     pub workers: BTreeMap<String, Worker>,
+    pub workflows: BTreeMap<String, Workflow>,
+    /// Slots of each pool, over all runs.
+    pub pools: BTreeMap<String, u32>,
     /// Where the ready instances of services answer that workers or steps ask.
     pub targets: BTreeMap<String, Vec<SocketAddr>>,
 }
@@ -49,7 +53,16 @@ pub struct Worker {
 #[serde(rename_all = "kebab-case")]
 pub enum How {
     Command(Program),
-    Http { service: String, path: String, timeout_ms: u64 },
+    Http {
+        service: String,
+        path: String,
+        timeout_ms: u64,
+    },
+    /// Messages are requests that a balancer kept; each is made again as it was.
+    Replay {
+        service: String,
+        timeout_ms: u64,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -115,6 +128,11 @@ impl Secret {
 }
 
 impl Definition {
+    /// What would only fail when it runs: workflows that cannot, time zones that are not known here.
+    pub fn check(&self) -> Result<()> {
+        crate::flow::check(self)
+    }
+
     pub fn load(dir: &std::path::Path) -> Result<Option<Definition>> {
         let path = dir.join(FILE);
         let failed = |source| Error::System { what: format!("read {}", path.display()), source };

@@ -161,6 +161,13 @@ impl Desk {
         Ok(answers)
     }
 
+    /// See [`Sqlite::hand_back`].
+    pub async fn hand_back(&self, queue: &str, receipt: &str) -> Result<()> {
+        self.store.hand_back(queue, receipt).await?;
+        self.bells.get(queue).ring(1);
+        Ok(())
+    }
+
     /// See [`Sqlite::report`].
     pub async fn report(
         &self,

@@ -32,6 +32,20 @@ pub enum Error {
     NoMove { handle: String },
     #[error("messages of `{source_queue}` are being moved already")]
     MoveRuns { source_queue: String },
+    #[error("there is no workflow `{workflow}`")]
+    NoWorkflow { workflow: String },
+    #[error("workflow `{workflow}`: {reason}")]
+    Workflow { workflow: String, reason: String },
+    #[error("there is no run `{run}`")]
+    NoRun { run: String },
+    #[error("run `{run}`: {reason}")]
+    RunRefuses { run: String, reason: String },
+    #[error("workflow `{workflow}`: {reason}")]
+    Parameters { workflow: String, reason: String },
+    #[error("workflow `{workflow}`: idempotency key `{key}` was used with other parameters")]
+    RunKeyReused { workflow: String, key: String },
+    #[error("{limit} runs are not over, no more are taken")]
+    TooManyRuns { limit: u32 },
     /// Nothing was done, it may work later.
     #[error("not now: {reason}")]
     Throttled { reason: String },
@@ -77,6 +91,13 @@ impl Error {
             Error::Receipt { .. } | Error::NotInFlight => "HF0806",
             Error::NoMove { .. } | Error::MoveRuns { .. } => "HF0807",
             Error::Throttled { .. } => "HF0808",
+            Error::NoWorkflow { .. } => "HF0820",
+            Error::Workflow { .. } => "HF0821",
+            Error::NoRun { .. } => "HF0822",
+            Error::RunRefuses { .. } => "HF0823",
+            Error::Parameters { .. } => "HF0824",
+            Error::RunKeyReused { .. } => "HF0825",
+            Error::TooManyRuns { .. } => "HF0826",
             Error::Store(inner) => inner.code(),
             Error::System { .. } => "HF0809",
         }
@@ -85,6 +106,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::NoQueue { .. } => Some("holdfast queue list".into()),
+            Error::NoWorkflow { .. } | Error::NoRun { .. } => Some("holdfast runs list".into()),
+            Error::RunRefuses { run, .. } => Some(format!("holdfast runs show {run}")),
             Error::Declared { queue } => Some(format!("take [queue.{queue}] out of the file, then holdfast up")),
             Error::Throttled { .. } => Some("nothing was stored; try again in a moment".into()),
             Error::Store(inner) => inner.hint(),

@@ -285,6 +285,7 @@ fn new(message: Outgoing) -> New {
         group: message.group,
         deduplication: message.deduplication_id,
         idempotency: None,
+        fingerprint: None,
     }
 }
 
@@ -323,6 +324,14 @@ impl From<Error> for Refusal {
             Error::NoMove { .. } => Refusal::ResourceNotFound(text),
             Error::MoveRuns { .. } => Refusal::UnsupportedOperation(text),
             Error::Throttled { .. } => Refusal::Throttled(text),
+            // Of workflows, which SQS does not know.
+            Error::NoWorkflow { .. }
+            | Error::Workflow { .. }
+            | Error::NoRun { .. }
+            | Error::RunRefuses { .. }
+            | Error::Parameters { .. }
+            | Error::RunKeyReused { .. }
+            | Error::TooManyRuns { .. } => Refusal::UnsupportedOperation(text),
             Error::Store(_) | Error::System { .. } => Refusal::Unavailable(text),
         }
     }

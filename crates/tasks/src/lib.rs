@@ -9,6 +9,7 @@ pub mod definition;
 pub mod desk;
 mod error;
 pub mod face;
+mod flow;
 pub mod plane;
 pub mod queue;
 mod server;

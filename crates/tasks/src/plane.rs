@@ -14,6 +14,7 @@ use crate::control;
 use crate::definition::Definition;
 use crate::desk::Desk;
 use crate::error::{Error, Result};
+use crate::flow::{self, Flows};
 use crate::queue::Spec;
 use crate::server;
 use crate::sqlite::Sqlite;
@@ -38,6 +39,8 @@ pub struct Options {
     pub exe: PathBuf,
     /// Of those programs: `work` in the data directory.
     pub work: PathBuf,
+    /// Of what steps give and print: `flow` in the data directory.
+    pub flow: PathBuf,
     /// Besides those of LISTEN_FDS.
     pub listeners: Vec<TcpListener>,
 }
@@ -49,6 +52,7 @@ pub struct Plane {
     dir: Arc<PathBuf>,
     in_force: watch::Sender<Arc<Definition>>,
     pub(crate) workers: Arc<Workers>,
+    pub(crate) flows: Flows,
     /// Made anew when keys change.
     face: watch::Sender<Arc<Face<Desk>>>,
     /// One definition is taken up after the other.
@@ -57,7 +61,7 @@ pub struct Plane {
 
 /// Runs until SIGTERM or SIGINT; an error when the store cannot be opened or fails.
 pub fn run(options: Options) -> Result<()> {
-    for dir in [&options.dir, &options.work] {
+    for dir in [&options.dir, &options.work, &options.flow] {
         holdfast_host::files::create_dir(dir)
             .map_err(|e| Error::System { what: format!("make {}", dir.display()), source: std::io::Error::other(e) })?;
     }
@@ -80,14 +84,23 @@ async fn serve(options: Options, definition: Definition, store: Sqlite) -> Resul
     let desk = Desk::open(store);
     let closing = watch::Sender::new(false);
     let in_force = watch::Sender::new(Arc::default());
+    let (exe, work) = (Arc::new(options.exe), Arc::new(options.work));
     let workers = Workers::start(Ground {
         desk: desk.clone(),
-        exe: Arc::new(options.exe),
-        root: Arc::new(options.work),
+        exe: exe.clone(),
+        root: work.clone(),
         definition: in_force.subscribe(),
         closing: closing.subscribe(),
     });
-    let plane = Plane::start(desk, options.dir, in_force, workers, definition).await?;
+    let ground = flow::Ground {
+        desk: desk.clone(),
+        exe,
+        work,
+        files: options.flow,
+        definition: in_force.subscribe(),
+        closing: closing.subscribe(),
+    };
+    let plane = Plane::start(desk, options.dir, in_force, workers, definition, ground).await?;
     let api = control::bind(&plane.dir)?;
     let servers: Vec<_> = listeners
         .into_iter()
@@ -140,6 +153,7 @@ impl Plane {
         in_force: watch::Sender<Arc<Definition>>,
         workers: Arc<Workers>,
         definition: Definition,
+        ground: flow::Ground,
     ) -> Result<Plane> {
         let face = Arc::new(face(&desk, &definition)?);
         let plane = Plane {
@@ -147,6 +161,7 @@ impl Plane {
             dir: Arc::new(dir),
             in_force,
             workers,
+            flows: Flows::new(ground),
             face: watch::Sender::new(face),
             applying: Arc::default(),
         };
@@ -156,6 +171,8 @@ impl Plane {
             Err(error) => tracing::error!(code = error.code(), %error, "what was applied is not all in force"),
             Ok(()) => {}
         }
+        // After the definition: its pools tell how many slots there are.
+        plane.flows.begin();
         Ok(plane)
     }
 
@@ -167,6 +184,7 @@ impl Plane {
         }
         // Secrets that cannot be read refuse the definition before anything changed.
         face(&self.desk, &definition)?;
+        flow::check(&definition)?;
         definition.save(&self.dir)?;
         self.take_up(&definition).await
     }

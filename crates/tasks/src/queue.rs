@@ -170,6 +170,8 @@ pub struct New {
     pub deduplication: Option<String>,
     /// Beyond SQS, for any queue: the same key with the same body is the same message; with another body it is refused.
     pub idempotency: Option<String>,
+    /// What must be the same when the key is used again, instead of the body.
+    pub fingerprint: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

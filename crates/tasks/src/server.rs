@@ -97,15 +97,17 @@ async fn answer(face: &Face<Desk>, request: Request<Incoming>) -> Response<Full<
     let body = tokio::time::timeout(BODY_TIME, Limited::new(body, BODY_BYTES_MAX).collect()).await;
     match body {
         Ok(Ok(body)) => face.handle(head, body.to_bytes()).await.map(Full::new),
-        Ok(Err(_)) => refused(StatusCode::PAYLOAD_TOO_LARGE),
-        Err(_) => refused(StatusCode::REQUEST_TIMEOUT),
+        Ok(Err(_)) => closing(face.too_large(&head).map(Full::new)),
+        Err(_) => {
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+            closing(response)
+        }
     }
 }
 
-fn refused(status: StatusCode) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = status;
-    // What is left of the body is not read.
+/// What is left of the body is not read.
+fn closing(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
     response
 }

@@ -7,6 +7,7 @@
 mod bury;
 mod catalogue;
 mod fifo;
+mod flow;
 mod look;
 mod moves;
 mod receive;
@@ -22,7 +23,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_store::{Options, Store};
 
+pub(crate) use self::flow::{AttemptNote, AttemptRow, Filter, Found, Keep, NewRun, RunRow, Submitted};
 pub use self::moves::Moved;
+pub(crate) use self::schema::{decode, encode};
 pub use self::settle::{Acknowledged, Settled};
 pub use self::work::{Attempt, Begun};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -178,43 +181,55 @@ impl Sqlite {
         T: Send + 'static,
         F: FnMut(&mut Work<'_>) -> Result<T> + Send + 'static,
     {
-        self.write_to_someone(op, |_, _| {}).await
+        self.run(op, |_, _| {}, false).await
     }
 
-    /// As [`Sqlite::write`]; `unheard` gets what was done when nobody waits for the answer any more.
-    async fn write_to_someone<T, F, U>(&self, mut op: F, unheard: U) -> Result<T>
+    /// As [`Sqlite::write`], for what may grow the file: it is not done while the disk is full, because the space that is
+    /// left is for acknowledgements.
+    async fn write_if_room<T, F>(&self, op: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Work<'_>) -> Result<T> + Send + 'static,
+    {
+        self.run(op, |_, _| {}, true).await
+    }
+
+    /// `op` as the writer thread runs it.
+    fn on_writer<T, F>(&self, mut op: F) -> impl FnMut(&Connection) -> holdfast_store::Result<T> + Send + 'static
+    where
+        F: FnMut(&mut Work<'_>) -> Result<T> + Send + 'static,
+    {
+        let (clock, sealer, epoch, cache) = (self.clock.clone(), self.sealer.clone(), self.epoch, self.cache.clone());
+        move |db| {
+            let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut work = Work { db, cache: &mut cache, now: clock.now(), epoch, sealer: &sealer };
+            op(&mut work).map_err(holdfast_store::Error::from)
+        }
+    }
+
+    /// `unheard` gets what was done when nobody waits for the answer any more.
+    async fn run<T, F, U>(&self, op: F, unheard: U, can_wait: bool) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&mut Work<'_>) -> Result<T> + Send + 'static,
         U: FnOnce(&Sqlite, T) + Send + 'static,
     {
         let this = self.clone();
-        let (clock, sealer, epoch, cache) = (self.clock.clone(), self.sealer.clone(), self.epoch, self.cache.clone());
         let (reply, answer) = tokio::sync::oneshot::channel();
-        // Through `submit`, so that a full queue is told at once instead of waited for.
-        self.store.submit(
-            move |db| {
-                let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut work = Work { db, cache: &mut cache, now: clock.now(), epoch, sealer: &sealer };
-                op(&mut work).map_err(holdfast_store::Error::from)
-            },
-            move |outcome| {
-                if let Err(Ok(done)) = reply.send(outcome) {
-                    unheard(&this, done);
-                }
-            },
-        )?;
+        let op = self.on_writer(op);
+        let done = move |outcome| {
+            if let Err(Ok(done)) = reply.send(outcome) {
+                unheard(&this, done);
+            }
+        };
+        // Not `write`, so that a full queue is told at once instead of waited for.
+        match can_wait {
+            true => self.store.submit_if_room(op, done)?,
+            false => self.store.submit(op, done)?,
+        }
         match answer.await {
             Ok(outcome) => Ok(outcome?),
             Err(_) => Err(Error::Store(holdfast_store::Error::Closed)),
-        }
-    }
-
-    /// What may grow the file is not even tried while the disk is full: the space that is left is for acknowledgements.
-    fn check_room(&self) -> Result<()> {
-        match self.store.is_full() {
-            true => Err(Error::Throttled { reason: "the disk is full".into() }),
-            false => Ok(()),
         }
     }
 }

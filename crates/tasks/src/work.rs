@@ -3,6 +3,7 @@
 
 mod attempt;
 mod call;
+mod replay;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -156,15 +157,20 @@ async fn crew(ground: &Ground, team: &Arc<Team>) {
 async fn take(ground: &Ground, team: &Team, worker: &Worker, definition: &Definition) -> Vec<Delivery> {
     let places = places(ground, team, worker).await;
     let reachable = match &worker.how {
-        How::Http { service, .. } => definition.targets.get(service).is_some_and(|targets| !targets.is_empty()),
+        How::Http { service, .. } | How::Replay { service, .. } => {
+            definition.targets.get(service).is_some_and(|targets| !targets.is_empty())
+        }
         How::Command(_) => true,
     };
     if places == 0 || !reachable {
         tokio::time::sleep(LOOK_AGAIN).await;
         return Vec::new();
     }
-    let ask =
-        Ask { many: places.min(MESSAGES_MAX), visibility_ms: Some(worker.lease_ms), wait: Some(WAIT), attempt: None };
+    // Of a FIFO queue one at a time: a group is closed while somebody works on one of its messages, and one receive may
+    // hand out several of the same group, which must not be worked on side by side.
+    let fifo = ground.desk.store.spec(&worker.queue).await.is_ok_and(|spec| spec.fifo);
+    let many = if fifo { 1 } else { places.min(MESSAGES_MAX) };
+    let ask = Ask { many, visibility_ms: Some(worker.lease_ms), wait: Some(WAIT), attempt: None };
     match ground.desk.receive(&worker.queue, ask).await {
         Ok(deliveries) => deliveries,
         Err(error) => {

@@ -19,7 +19,7 @@ use super::{Common, Core};
 use crate::access_log::LogId;
 use crate::shared::Table;
 use crate::shared::endpoint_tag;
-use crate::snapshot::{BalancerSnapshot, EndpointSnapshot};
+use crate::snapshot::{BalancerSnapshot, EndpointSnapshot, Fallback};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
@@ -58,6 +58,7 @@ pub(crate) struct Route {
     pub(crate) trusted: Vec<IpAddr>,
     pub(crate) log: Option<LogId>,
     pub(crate) redundant: bool,
+    pub(crate) fallback: Option<Fallback>,
     /// Since when no endpoint is ready.
     unready_since: Option<Timestamp>,
     pub(crate) lanes: Vec<Lane>,
@@ -129,6 +130,7 @@ impl Route {
             trusted: b.trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
             log: b.access_log.as_ref().map(|log| core.process.logs.id(log)),
             redundant: b.redundant,
+            fallback: b.fallback.clone(),
             unready_since: unready.then(|| before.and_then(|r| r.unready_since).unwrap_or_else(clock::now)),
             lanes,
             common,

@@ -21,6 +21,8 @@ pub(crate) enum Refusal {
     },
     /// Connections or requests in flight are at their limit.
     Full,
+    /// No instance is there, and the queue that keeps requests did not confirm that it has this one.
+    NotKept,
     /// The balancer was removed from the configuration.
     Gone,
     /// A drill asked for it.
@@ -40,7 +42,7 @@ impl Refusal {
             Refusal::BodyTooLarge => 413,
             Refusal::BadGateway => 502,
             Refusal::GatewayTimeout => 504,
-            Refusal::NotReady { .. } | Refusal::Full | Refusal::Gone => 503,
+            Refusal::NotReady { .. } | Refusal::Full | Refusal::NotKept | Refusal::Gone => 503,
             Refusal::Fault(status) => status,
         }
     }
@@ -71,7 +73,7 @@ impl Refusal {
             Refusal::HeadTimeout => "HF0522",
             Refusal::BadGateway => "HF0523",
             Refusal::GatewayTimeout => "HF0524",
-            Refusal::NotReady { .. } | Refusal::Gone => "HF0525",
+            Refusal::NotReady { .. } | Refusal::NotKept | Refusal::Gone => "HF0525",
             Refusal::Full => "HF0526",
             Refusal::Fault(_) => "HF0527",
         }
@@ -90,6 +92,7 @@ impl Refusal {
             Refusal::BadGateway => "the instance gave no answer",
             Refusal::GatewayTimeout => "the instance did not answer in time",
             Refusal::NotReady { .. } => "no instance is ready",
+            Refusal::NotKept => "no instance is ready, and the queue did not confirm the request",
             Refusal::Gone => "there is no service behind this address any more",
             Refusal::Full => "the limit of connections or requests is reached",
             Refusal::Fault(_) => "a drill asked for this error",
@@ -110,11 +113,7 @@ impl Refusal {
         if let Some(seconds) = self.retry_after_s() {
             let _ = write!(out, "Retry-After: {seconds}\r\n");
         }
-        match (keep_alive, minor) {
-            (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
-            (true, 0) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
-            (true, _) => {}
-        }
+        write_connection(out, keep_alive, minor);
         out.extend_from_slice(b"\r\n");
         if !head_only {
             let _ = writeln!(out, "{code}: {text}");
@@ -124,10 +123,32 @@ impl Refusal {
     fn retry_after_s(self) -> Option<u32> {
         match self {
             Refusal::NotReady { retry_after_s } => Some(retry_after_s.max(1)),
-            Refusal::Full | Refusal::Gone => Some(1),
+            Refusal::Full | Refusal::NotKept | Refusal::Gone => Some(1),
             _ => None,
         }
     }
+}
+
+fn write_connection(out: &mut Vec<u8>, keep_alive: bool, minor: u8) {
+    match (keep_alive, minor) {
+        (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
+        (true, 0) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
+        (true, _) => {}
+    }
+}
+
+/// The request is in a queue, as the message with this id, and will be delivered. `id` has letters, digits and hyphens only.
+pub(crate) fn write_kept(out: &mut Vec<u8>, id: &str, keep_alive: bool, minor: u8) {
+    let body = format!(r#"{{"queued":true,"id":"{id}"}}"#);
+    let written = write!(
+        out,
+        "HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: {}\r\nHoldfast-Message-Id: {id}\r\n",
+        body.len()
+    );
+    debug_assert!(written.is_ok());
+    write_connection(out, keep_alive, minor);
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body.as_bytes());
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_host::clock;
 use holdfast_policy::Timestamp;
-use holdfast_policy::balance::{Act, Choice, Failure, Next, Signal, Tier, Why, hang, replay};
+use holdfast_policy::balance::{Act, Choice, Failure, Next, Signal, Tier, Why, fallback, hang, replay};
 
 use crate::core::route::{Lane, RetryPlace, Route};
 use crate::core::stats::Totals;
@@ -21,6 +21,8 @@ use crate::wire::io;
 use crate::wire::pump::{HOLD_BYTES_MAX, Pump};
 use crate::wire::session::{Done, Ended, Session};
 use crate::wire::upstream::{self, Answer, Failed, Upstream, Want};
+
+mod keep;
 
 /// The request's body: whole behind the head, or still on its way.
 #[derive(Debug)]
@@ -41,6 +43,10 @@ struct Tries {
     fresh: bool,
     /// Moved or hedged already.
     moved: bool,
+    /// How the latest try failed.
+    failure: Option<Failure>,
+    /// An instance may have acted on it.
+    acted: bool,
     last: Option<(usize, Failure)>,
     /// The endpoint that the present try is at; a moved request ends elsewhere than it began.
     at: usize,
@@ -136,7 +142,10 @@ impl Session {
                     now = clock::now();
                     continue;
                 }
-                Err(unchosen) => return Some(self.refuse(route, request, unchosen.refusal(&tries), &tries).await),
+                Err(unchosen) => {
+                    let refusal = unchosen.refusal(&tries);
+                    return Some(self.give_up(route, request, payload, refusal, &tries).await);
+                }
             };
             tries.count += 1;
             tries.at = index;
@@ -170,7 +179,7 @@ impl Session {
                 Err(failed) => {
                     self.out.clear();
                     if let Err(refusal) = self.failed(route, index, failed, request, &payload, &mut tries, now) {
-                        return Some(self.refuse(route, request, refusal, &tries).await);
+                        return Some(self.give_up(route, request, payload, refusal, &tries).await);
                     }
                 }
             }
@@ -555,6 +564,8 @@ impl Session {
     ) -> bool {
         let known = tries.known(request, payload, casualty);
         tries.place = None;
+        tries.failure = Some(failure);
+        tries.acted |= fallback::may_have_acted(failure);
         let next = replay::decide(&route.replay, failure, known);
         let Next::Again { fresh, budgeted } = next else { return false };
         if budgeted && !tries.take_place(route) {

@@ -71,6 +71,20 @@ pub(crate) async fn write_all(
     .await
 }
 
+/// What `work` comes to; `None` when the limit passes first.
+pub(crate) async fn within<T>(watch: &Watch, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending if watch.is_expired() => Poll::Ready(None),
+        Poll::Pending => {
+            watch.park(cx);
+            Poll::Pending
+        }
+    })
+    .await
+}
+
 /// Waits for the limit only.
 pub(crate) async fn expire(watch: &Watch) {
     poll_fn(|cx| {

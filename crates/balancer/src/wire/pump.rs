@@ -66,6 +66,15 @@ impl Pump {
         self.held.as_deref().unwrap_or_default()
     }
 
+    /// What was taken from the sender so far, out of the buffer too; nothing of it is left to be passed on.
+    pub(crate) fn gathered(&mut self, buffer: &mut Buffer) -> Vec<u8> {
+        let mut bytes = self.held.take().unwrap_or_default();
+        bytes.extend_from_slice(&buffer.filled()[..self.pending]);
+        buffer.consume(self.pending);
+        (self.pending, self.written) = (0, 0);
+        bytes
+    }
+
     /// A new receiver got [`Pump::held`]; it gets the rest from here.
     pub(crate) fn restart(&mut self) {
         self.written = 0;

@@ -70,6 +70,8 @@ pub(crate) enum Ended {
     Whole,
     /// The answer broke off on the endpoint's side.
     Broken,
+    /// Not answered by an instance: kept in a queue for later.
+    Kept,
     /// The client went away.
     Client,
 }
@@ -212,7 +214,7 @@ impl Session {
         self.watch.answered();
         self.watch.disarm();
         self.account(&route, &done, started);
-        if !done.keep && done.end == Ended::Whole {
+        if !done.keep && matches!(done.end, Ended::Whole | Ended::Kept) {
             self.linger().await;
         }
         done.keep
@@ -223,18 +225,22 @@ impl Session {
         let slot = self.core.process.slot;
         match done.end {
             Ended::Whole if done.status < 500 => table.count(route.slot, slot, Count::Good),
+            Ended::Kept => table.count(route.slot, slot, Count::Degraded),
             Ended::Whole | Ended::Broken => table.count(route.slot, slot, Count::Failed),
             Ended::Client => {}
         }
         let Some(log) = route.log else { return };
         let now = clock::now();
+        let kept = route.fallback.as_ref().filter(|_| done.end == Ended::Kept).map(|f| format!("queue:{}", f.queue));
+        let lane = done.lane.and_then(|i| route.lanes.get(i)).map(|l| l.instance.as_str());
+        let instance = kept.as_deref().or(lane);
         let line = Line {
             client: &self.peer_text,
             request: &self.line,
             status: done.status,
             bytes: done.bytes,
             took: now.since(started),
-            instance: done.lane.and_then(|i| route.lanes.get(i)).map_or("", |l| &l.instance),
+            instance: instance.unwrap_or_default(),
             tries: done.tries,
         };
         self.core.log.borrow_mut().push(log, now, &line);

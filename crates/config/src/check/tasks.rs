@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::code;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::model::{Config, Kind, Port, Queue, StepWork, Tasks, Work};
+use crate::model::{Balancer, Config, Fallback, Kind, Port, Queue, StepWork, Tasks, Work};
 use crate::quantity::format_duration;
 use crate::reader::Findings;
 
@@ -192,6 +192,17 @@ fn fallbacks(out: &mut Findings, config: &Config) {
         let queue = format!("{path}.queue");
         let queues = config.queues.keys().map(String::as_str);
         let known = out.is_good(&queue) && defined(out, &queue, "queue", &fallback.queue, queues);
+        if known && let Some(other) = other_service(config, balancer, fallback) {
+            let found = out.conflict(&path, format!("queue `{}` keeps requests for two services", fallback.queue));
+            let first = out.spans.value(&format!("balancer.{other}.fallback.queue"));
+            let (at, service) = (out.spans.value(&queue), &balancer.service);
+            out.push(
+                found
+                    .at(at, format!("for `{service}`"))
+                    .at(first, format!("for `{}`", config.balancers[other].service))
+                    .hint("give each service a queue of its own: a message does not say whose it is"),
+            );
+        }
         if known && fallback.key.is_some() && !config.queues[&fallback.queue].fifo {
             let (key, at) = (out.spans.value(&format!("{path}.key")), out.spans.value(&queue));
             let found = out.conflict(&path, format!("`key` of balancer `{name}` orders nothing"));
@@ -203,6 +214,13 @@ fn fallbacks(out: &mut Findings, config: &Config) {
             );
         }
     }
+}
+
+/// A balancer before this one that keeps requests for another service in the same queue.
+fn other_service<'a>(config: &'a Config, balancer: &Balancer, fallback: &Fallback) -> Option<&'a str> {
+    let same = |other: &&Balancer| other.fallback.as_ref().is_some_and(|f| f.queue == fallback.queue);
+    let mut before = config.balancers.values().take_while(|other| other.name != balancer.name).filter(same);
+    before.find(|other| other.service != balancer.service).map(|other| other.name.as_str())
 }
 
 fn same_id(out: &mut Findings, config: &Config) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use holdfast_balancer::snapshot::{
-    AccessLog, BalancerSnapshot, Eject, EndpointSnapshot, Limits, Retry, Snapshot, Timeouts, VERSION,
+    AccessLog, BalancerSnapshot, Eject, EndpointSnapshot, Fallback, Limits, Retry, Snapshot, Timeouts, VERSION,
 };
 use holdfast_config::{Algorithm, Balancer, Config};
 use holdfast_policy::time::millis;
@@ -125,8 +125,19 @@ fn one(config: &Config, balancer: &Balancer, layout: &Layout, places: &[Place], 
         }),
         redundant: config.services.get(&balancer.service).is_some_and(|s| s.standby.is_some()),
         trusted_proxies: balancer.trusted_proxies.clone(),
+        fallback: fallback(config, balancer, layout),
         endpoints: places.iter().filter(|p| *p.service == *balancer.service).map(|p| p.endpoint.clone()).collect(),
     }
+}
+
+/// None on a machine without the plane of tasks: its balancers answer 503, as they do when the plane is away.
+fn fallback(config: &Config, balancer: &Balancer, layout: &Layout) -> Option<Fallback> {
+    let fallback = balancer.fallback.as_ref().filter(|_| config.tasks.is_some())?;
+    Some(Fallback {
+        socket: layout.run_dir(&super::tasks::instance().to_string()).join(holdfast_tasks::control::SOCKET),
+        queue: config.queues.get(&fallback.queue)?.sqs_name(),
+        key: fallback.key.clone(),
+    })
 }
 
 #[cfg(test)]

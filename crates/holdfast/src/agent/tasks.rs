@@ -1,5 +1,8 @@
 //! The plane of tasks as the agent sees it: whether it runs here, its socket, what it is told.
 
+mod fallbacks;
+mod workflows;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +23,7 @@ use holdfast_tasks::queue::{DeadLetter, Retry, Spec};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use super::sockets::{self, Sockets};
@@ -30,6 +34,9 @@ use crate::layout::{Layout, TASKS};
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// A plane answers from its file.
 const ANSWER_TIME: Duration = Duration::from_secs(8);
+/// A plane is started anew in less.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
+const CONNECT_AGAIN: Duration = Duration::from_millis(20);
 /// Between two tries to tell a plane that is not there yet.
 const TELL_AGAIN: Duration = Duration::from_millis(100);
 const TELL_AGAIN_MAX: Duration = Duration::from_secs(2);
@@ -65,6 +72,9 @@ impl Tasks {
             std::env::current_exe().map_err(|e| Failure::new("HF0311", "cannot find the running binary").because(e))?;
         let mut held = Sockets::new();
         if let Some(tasks) = &local.tasks {
+            definition(local).check().map_err(|e| {
+                Failure::new(e.code(), "the plane of tasks cannot do what the file says").because_of(&e)
+            })?;
             let name = format!("listen:{}:0", tasks.listen);
             let known = self.sockets.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
             let socket = match known {
@@ -188,10 +198,22 @@ impl Tasks {
         }
     }
 
+    /// A plane that was killed is back within a moment: whoever asks meanwhile waits for it.
+    async fn connect(&self) -> Result<UnixStream, Failure> {
+        let until = tokio::time::Instant::now() + CONNECT_TIME;
+        loop {
+            match control::connect(&self.dir()).await {
+                Ok(stream) => return Ok(stream),
+                Err(e) if tokio::time::Instant::now() >= until => {
+                    return Err(absent("the plane of tasks does not answer".into()).because(e));
+                }
+                Err(_) => tokio::time::sleep(CONNECT_AGAIN).await,
+            }
+        }
+    }
+
     async fn try_ask(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Bytes>, Failure> {
-        let stream = control::connect(&self.dir())
-            .await
-            .map_err(|e| absent("the plane of tasks does not answer".into()).because(e))?;
+        let stream = self.connect().await?;
         let broken = |e: hyper::Error| absent("the connection to the plane of tasks broke".into()).because(e);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -215,7 +237,7 @@ impl Tasks {
 /// Services that its workers ask.
 fn called(definition: &Definition) -> Vec<String> {
     let services = definition.workers.values().filter_map(|worker| match &worker.how {
-        How::Http { service, .. } => Some(service.clone()),
+        How::Http { service, .. } | How::Replay { service, .. } => Some(service.clone()),
         How::Command(_) => None,
     });
     services.collect()
@@ -249,6 +271,7 @@ pub(crate) fn main(layout: &Layout) -> Result<Exit, Failure> {
         file: layout.tasks_file(),
         exe,
         work: layout.work_dir(),
+        flow: layout.flow_dir(),
         listeners: Vec::new(),
     };
     run(options).map_err(|e| {
@@ -306,7 +329,14 @@ fn definition(config: &Config) -> Definition {
         memory_bytes: tasks.memory_bytes,
         keys: config.keys.values().filter_map(key).collect(),
         queues: config.queues.values().map(|queue| (queue.sqs_name(), declared(config, queue))).collect(),
-        workers: config.workers.values().filter_map(|w| Some((w.name.clone(), worker(config, w)?))).collect(),
+        workers: config
+            .workers
+            .values()
+            .filter_map(|w| Some((w.name.clone(), worker(config, w)?)))
+            .chain(fallbacks::workers(config))
+            .collect(),
+        workflows: config.workflows.values().map(|w| (w.name.clone(), workflows::workflow(config, w))).collect(),
+        pools: config.pools.values().map(|pool| (pool.name.clone(), pool.slots)).collect(),
         targets: BTreeMap::new(),
     }
 }
@@ -334,12 +364,15 @@ fn worker(config: &Config, worker: &holdfast_config::Worker) -> Option<Worker> {
     })
 }
 
-fn program(program: &holdfast_config::Program) -> Program {
-    let value = |value: &Value| match value {
+fn value(value: &Value) -> EnvValue {
+    match value {
         Value::Plain(text) => EnvValue::Plain(text.clone()),
         Value::File(path) => EnvValue::File(path.clone()),
         Value::Env(name) => EnvValue::Env(name.clone()),
-    };
+    }
+}
+
+fn program(program: &holdfast_config::Program) -> Program {
     Program {
         argv: match &program.command {
             Command::Argv(argv) => argv.clone(),

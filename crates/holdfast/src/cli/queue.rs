@@ -207,6 +207,7 @@ async fn send(common: &Common, client: &Client, options: SendOptions) -> Result<
         group: options.group,
         deduplication: options.deduplication,
         idempotency: options.idempotency_key,
+        fingerprint: None,
     };
     let done: SendDone = client.post(&path(&options.queue, "/messages"), &message).await?;
     let again = if done.duplicate { "sent before as" } else { "sent" };

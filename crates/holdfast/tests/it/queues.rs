@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use crate::site::{Site, free_port, kill, wait_a_moment};
 
 mod clients;
+mod fallback;
+mod full;
 mod killed;
 mod workers;
 

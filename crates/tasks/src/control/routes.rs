@@ -46,6 +46,7 @@ pub(crate) fn router(plane: Plane) -> Router {
         .route("/v1/workers", get(workers))
         .route("/v1/workers/{name}/attempts", get(attempts))
         .route("/metrics", get(metrics))
+        .merge(super::flow::router())
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(plane)
 }
@@ -152,6 +153,7 @@ async fn send(State(plane): State<Plane>, Path(name): Path<String>, Json(send): 
         group: send.group,
         deduplication: send.deduplication,
         idempotency: send.idempotency,
+        fingerprint: send.fingerprint,
         ..New::default()
     };
     let sent = plane.desk.send(&name, vec![new]).await?.pop();
@@ -220,7 +222,7 @@ fn told(task: Move) -> MoveInfo {
 
 /// In the text format of Prometheus.
 async fn metrics(State(plane): State<Plane>) -> std::result::Result<String, Refusal> {
-    let Json(all) = queues(State(plane)).await?;
+    let Json(all) = queues(State(plane.clone())).await?;
     let mut text = String::new();
     let mut gauge = |name: &str, help: &str, value: &dyn Fn(&QueueInfo) -> f64| {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
@@ -239,6 +241,10 @@ async fn metrics(State(plane): State<Plane>) -> std::result::Result<String, Refu
             let value = queue.since_start.get(which).copied().unwrap_or(0);
             let _ = writeln!(text, "{name}{{queue=\"{}\"}} {value}", queue.name);
         }
+    }
+    let _ = writeln!(text, "# HELP holdfast_runs Runs that are not over.\n# TYPE holdfast_runs gauge");
+    for (workflow, status, count) in plane.desk.store.count_open_runs().await? {
+        let _ = writeln!(text, "holdfast_runs{{workflow=\"{workflow}\",status=\"{status}\"}} {count}");
     }
     Ok(text)
 }

@@ -13,9 +13,8 @@ use crate::queue::{DELETED_FOR_MS, PURGE_EVERY_MS, QUEUES_MAX, Queue, Spec};
 impl Sqlite {
     /// The same definition again is no error.
     pub async fn create(&self, name: &str, spec: Spec, tags: BTreeMap<String, String>) -> Result<()> {
-        self.check_room()?;
         let name = name.to_owned();
-        self.write(move |work| work.create(&name, &spec, &tags)).await
+        self.write_if_room(move |work| work.create(&name, &spec, &tags)).await
     }
 
     /// Makes the queue, or makes it be so.

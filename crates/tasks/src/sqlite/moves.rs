@@ -24,10 +24,9 @@ pub struct Moved {
 impl Sqlite {
     /// Begins to move what is in `source` now; the caller makes the steps.
     pub async fn start_move(&self, source: &str, destination: Option<&str>, rate_max: Option<u32>) -> Result<Move> {
-        self.check_room()?;
         let (source, destination) = (source.to_owned(), destination.map(str::to_owned));
         let handle = super::send::random()?.to_string();
-        self.write(move |work| work.start_move(&handle, &source, destination.as_deref(), rate_max)).await
+        self.write_if_room(move |work| work.start_move(&handle, &source, destination.as_deref(), rate_max)).await
     }
 
     /// One step of at most `many` messages.

@@ -30,32 +30,20 @@ const FRESH: Record = Record { receives: 0, failures: 0, crashes: 0 };
 impl Sqlite {
     /// At most `many` messages, invisible to others for `visibility_ms` (`None`: as the queue says).
     pub async fn receive(&self, queue: &str, many: u32, visibility_ms: Option<u64>) -> Result<Received> {
-        let queue = queue.to_owned();
+        let (queue, name) = (queue.to_owned(), queue.to_owned());
         let op = move |work: &mut Work<'_>| work.receive(&queue, many, visibility_ms);
-        self.write_to_someone(op, Sqlite::give_back).await
+        self.run(op, move |this, received| this.give_back(name, &received), false).await
     }
 
     /// Whoever asked went away before the answer: nobody has these messages, so nobody need wait for their timeout, and
     /// none is charged.
-    fn give_back(&self, received: Received) {
-        let receipts: Vec<_> = received.deliveries.iter().filter_map(|d| self.sealer.open(&d.receipt)).collect();
+    fn give_back(&self, queue: String, received: &Received) {
+        let receipts: Vec<_> = received.deliveries.iter().map(|d| self.sealer.open(&d.receipt)).collect();
         if receipts.is_empty() {
             return;
         }
-        let clock = self.clock.clone();
-        let given = self.store.submit(
-            move |db| {
-                let mut query = db.prepare_cached(
-                    "UPDATE claim SET due = ?4, receives = receives - 1 WHERE id = ?1 AND receives = ?2 AND epoch = ?3",
-                )?;
-                for receipt in &receipts {
-                    query.execute(params![receipt.id, receipt.receive, receipt.epoch, clock.now()])?;
-                }
-                Ok(())
-            },
-            |_| {},
-        );
-        if let Err(error) = given {
+        let op = self.on_writer(move |work| receipts.iter().try_for_each(|receipt| work.hand_back(&queue, *receipt)));
+        if let Err(error) = self.store.submit(op, |_| {}) {
             tracing::debug!(%error, "messages that nobody took wait for their timeout");
         }
     }

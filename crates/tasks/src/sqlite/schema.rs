@@ -85,6 +85,40 @@ CREATE TABLE attempt (
     receive INTEGER NOT NULL, began INTEGER NOT NULL, ended INTEGER NOT NULL, outcome TEXT NOT NULL, output TEXT NOT NULL
 );
 CREATE INDEX attempt_worker ON attempt (worker, number);
+", "
+CREATE TABLE flow_definition (hash TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE flow_run (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    workflow TEXT NOT NULL,
+    definition TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    over INTEGER NOT NULL DEFAULT 0,
+    held INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    ended INTEGER,
+    until INTEGER,
+    key TEXT,
+    asked TEXT NOT NULL,
+    parent TEXT,
+    nominal INTEGER,
+    output TEXT,
+    error TEXT,
+    state TEXT NOT NULL
+);
+CREATE INDEX flow_run_over ON flow_run (number) WHERE over = 1;
+CREATE UNIQUE INDEX flow_run_key ON flow_run (workflow, key) WHERE key IS NOT NULL;
+CREATE INDEX flow_run_of_key ON flow_run (key) WHERE key IS NOT NULL;
+CREATE UNIQUE INDEX flow_run_nominal ON flow_run (workflow, nominal) WHERE nominal IS NOT NULL;
+CREATE INDEX flow_run_open ON flow_run (workflow) WHERE over = 0;
+CREATE INDEX flow_run_until ON flow_run (until) WHERE until IS NOT NULL;
+CREATE TABLE flow_attempt (
+    run TEXT NOT NULL, barrier TEXT NOT NULL, attempt INTEGER NOT NULL, began INTEGER NOT NULL, ended INTEGER, outcome TEXT,
+    words TEXT, output TEXT, PRIMARY KEY (run, barrier, attempt)
+) WITHOUT ROWID;
+CREATE TABLE flow_schedule (workflow TEXT PRIMARY KEY, pattern TEXT NOT NULL, watermark INTEGER NOT NULL) WITHOUT ROWID;
 "];
 
 /// Due of a message that waits for a person.

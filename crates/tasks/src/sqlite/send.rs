@@ -14,9 +14,8 @@ use crate::queue::{DEDUPLICATION_MS, MessageId, New, Sent};
 impl Sqlite {
     /// One answer for each message, in order: a message that is refused takes no other with it.
     pub async fn send(&self, queue: &str, messages: Vec<New>) -> Result<Vec<Result<Sent>>> {
-        self.check_room()?;
         let (queue, messages) = (queue.to_owned(), Arc::new(messages));
-        self.write(move |work| work.send(&queue, &messages)).await
+        self.write_if_room(move |work| work.send(&queue, &messages)).await
     }
 }
 
@@ -71,7 +70,8 @@ impl Work<'_> {
         }
         if let Some(given) = &message.idempotency {
             let key = format!("i:{given}");
-            let hash = digest::digest(&digest::SHA256, message.body.as_bytes()).as_ref().to_vec();
+            let same = message.fingerprint.as_deref().unwrap_or(&message.body);
+            let hash = digest::digest(&digest::SHA256, same.as_bytes()).as_ref().to_vec();
             match self.seen(entry, &key)? {
                 Some((known, sent)) if known == hash => return Ok(Judged::Known(sent)),
                 Some(_) => {

@@ -67,6 +67,14 @@ impl Sqlite {
         .await
     }
 
+    /// Nobody looked at the message: others may have it at once, and nothing is charged. Its receipt is void from now on,
+    /// and must not be used again.
+    pub async fn hand_back(&self, queue: &str, receipt: &str) -> Result<()> {
+        let queue = queue.to_owned();
+        let receipt = self.sealer.open(receipt);
+        self.write(move |work| work.hand_back(&queue, receipt)).await
+    }
+
     /// A worker did not finish the message. Refused when its claim ran out: somebody else may have it.
     pub async fn report(&self, queue: &str, receipt: &str, report: Report, words: &str) -> Result<Settled> {
         let queue = queue.to_owned();
@@ -145,6 +153,14 @@ impl Work<'_> {
             Some(group) => self.refresh_group(entry, &group),
             None => Ok(()),
         }
+    }
+
+    pub(super) fn hand_back(&mut self, queue: &str, receipt: Option<Receipt>) -> Result<()> {
+        let entry = self.entry(queue)?;
+        let receipt = check(&entry, receipt)?.ok_or(Error::NotInFlight)?;
+        self.claimed(receipt)?.filter(|claim| claim.due > self.now).ok_or(Error::NotInFlight)?;
+        self.db.prepare_cached("UPDATE claim SET receives = receives - 1 WHERE id = ?1")?.execute([receipt.id])?;
+        self.set_due(&entry, receipt.id, self.now)
     }
 
     fn report(

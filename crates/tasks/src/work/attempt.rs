@@ -9,7 +9,7 @@ use holdfast_host::shim::Value;
 use holdfast_policy::queue::Report;
 use tokio::time::Instant;
 
-use super::{Ground, call};
+use super::{Ground, call, replay};
 use crate::clock::Millis;
 use crate::definition::{EnvValue, How, Program, Worker};
 use crate::error::Error;
@@ -30,6 +30,8 @@ const SETTLE_AGAIN: Duration = Duration::from_millis(500);
 pub(super) enum Ended {
     Done,
     Failed(Report),
+    /// Nobody was there to be asked: as if it had never been taken.
+    Unasked,
     /// The lease ran out: somebody else may have the message, so nothing is said about it.
     Lost,
 }
@@ -71,6 +73,12 @@ pub(super) async fn begin(ground: &Ground, name: &str, worker: &Worker, delivery
             let target = call::choose(ground.definition.borrow().targets.get(service));
             let called = call::call(target, path, &delivery, Duration::from_millis(*timeout_ms));
             let result = held(ground, &subject, called).await;
+            finish(ground, &subject, None, result).await;
+        }
+        How::Replay { service, timeout_ms } => {
+            let targets = ground.definition.borrow().targets.get(service).cloned().unwrap_or_default();
+            let replayed = replay::replay(&targets, &delivery, Duration::from_millis(*timeout_ms));
+            let result = held(ground, &subject, replayed).await;
             finish(ground, &subject, None, result).await;
         }
         How::Command(program) => {
@@ -241,6 +249,9 @@ fn tail(output: &str, words: &str) -> String {
 /// Tells the queue, then forgets the attempt; in this order, so that whoever dies in between is repeated, not skipped.
 async fn finish(ground: &Ground, subject: &Subject, token: Option<String>, result: Result) {
     let outcome = settle(ground, subject, &result).await;
+    if matches!(result.ended, Ended::Unasked) {
+        return;
+    }
     let attempt = Attempt {
         worker: subject.worker.clone(),
         queue: subject.queue.clone(),
@@ -274,6 +285,10 @@ async fn settle(ground: &Ground, subject: &Subject, result: &Result) -> &'static
     loop {
         let told = match &result.ended {
             Ended::Lost => return "lost its lease",
+            Ended::Unasked => {
+                let handed = ground.desk.hand_back(&subject.queue, &subject.receipt).await;
+                handed.map(|()| "not asked")
+            }
             Ended::Done => {
                 let answers = ground.desk.acknowledge(&subject.queue, vec![subject.receipt.clone()], true).await;
                 answers.and_then(|mut all| all.pop().unwrap_or(Err(Error::NotInFlight)).map(|_| "done"))

@@ -15,7 +15,7 @@ use super::attempt::{Ended, Result};
 use crate::queue::Delivery;
 
 /// Of an answer; only its beginning is kept, as words.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const WORDS_MAX: usize = 500;
 
 /// One instance after the other.
@@ -36,7 +36,7 @@ pub(super) async fn call(target: Option<SocketAddr>, path: &str, delivery: &Deli
     }
 }
 
-type Broken = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Broken = Box<dyn std::error::Error + Send + Sync>;
 
 async fn ask(target: SocketAddr, path: &str, delivery: &Delivery) -> std::result::Result<(StatusCode, Bytes), Broken> {
     let stream = TcpStream::connect(target).await?;
@@ -59,9 +59,14 @@ async fn ask(target: SocketAddr, path: &str, delivery: &Delivery) -> std::result
     Ok((status, body.unwrap_or_default()))
 }
 
-fn judged(status: StatusCode, body: &[u8]) -> Result {
+/// What the attempt's history tells of an answer.
+pub(super) fn words(status: StatusCode, body: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(body).chars().take(WORDS_MAX).collect();
-    let words = format!("{status}: {text}");
+    format!("{status}: {text}")
+}
+
+fn judged(status: StatusCode, body: &[u8]) -> Result {
+    let words = words(status, body);
     let refused = status == StatusCode::CONFLICT;
     match status.is_success() {
         true => Result { ended: Ended::Done, words },

@@ -17,6 +17,8 @@ pub(crate) struct Request {
     pub(crate) upgrade: bool,
     pub(crate) expects_continue: bool,
     pub(crate) idempotent: bool,
+    /// Asks for an answer and for nothing else.
+    pub(crate) safe: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,7 @@ pub(crate) fn read_request(
         keep_alive: if minor == 1 { !facts.close } else { facts.keep_alive && !facts.close },
         upgrade: upgrades(&facts, minor, &body),
         expects_continue: facts.expects_continue && minor == 1 && !body.is_done(),
+        safe: holdfast_policy::balance::fallback::is_safe(method.as_bytes()),
         idempotent: facts.idempotency_key || holdfast_policy::balance::replay::idempotent(method.as_bytes()),
     }))
 }

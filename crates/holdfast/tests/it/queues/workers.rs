@@ -142,3 +142,27 @@ fn a_service_is_asked_when_it_is_there_and_not_before() {
     let attempts = site.ok(&["worker", "attempts", "deliver", "--output"]);
     assert!(attempts.contains("try 1") && attempts.contains("200 OK"), "{attempts}");
 }
+
+#[test]
+fn a_crew_works_on_one_message_of_a_group_at_a_time() {
+    let port = free_port();
+    let site = Site::new(&format!(
+        "[tasks]\nlisten = \"127.0.0.1:{port}\"\n[queue.orders]\nfifo = true\ndeduplicate_by_content = true\n\
+         [worker.deliver]\nqueue = \"orders\"\nconcurrency = 8\ninput = \"env\"\n\
+         shell = \"mkdir {{dir}}/$HOLDFAST_GROUP || exit 1; echo $HOLDFAST_MESSAGE >> {{dir}}/seen; sleep 0.02; rmdir {{dir}}/$HOLDFAST_GROUP\"\n"
+    ));
+    site.up();
+    let mut sqs = Sqs::new(port);
+    let url = sqs.url("orders.fifo");
+    for n in 0..6 {
+        let entry = |group: &str| json!({ "Id": group, "MessageBody": format!("{group}{n}"), "MessageGroupId": group });
+        sqs.ok("SendMessageBatch", &json!({ "QueueUrl": url, "Entries": [entry("a"), entry("b"), entry("c")] }));
+    }
+    site.wait_for("all of them", || lines(&site, "seen").len() >= 18 && queue(&site, "orders.fifo")["in_flight"] == 0);
+    let seen = lines(&site, "seen");
+    for group in ["a", "b", "c"] {
+        let of: Vec<&String> = seen.iter().filter(|line| line.starts_with(group)).collect();
+        let want: Vec<String> = (0..6).map(|n| format!("{group}{n}")).collect();
+        assert_eq!(of, want.iter().collect::<Vec<_>>(), "in order, once, and never two at a time");
+    }
+}
