@@ -306,7 +306,8 @@ fn service(exe: &std::path::Path, layout: &Layout, local: &Config) -> Service {
             backoff: Backoff {
                 base: Duration::from_millis(100),
                 factor: 2.0,
-                max: Duration::from_secs(5),
+                // Clients wait at the socket, which the shim keeps.
+                max: Duration::from_secs(1),
                 jitter: 0.2,
             },
             ..restart::Policy::default()

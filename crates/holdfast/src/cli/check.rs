@@ -76,13 +76,20 @@ fn summary(common: &Common, config: Option<&Config>, diagnostics: &[Diagnostic])
     let found = holdfast_config::summary(diagnostics);
     match config {
         None => format!("\n{file}: {found}\n"),
-        Some(config) => format!(
-            "{}{file}: ok, {}, {}, {}{}{found}\n",
-            if found.is_empty() { "" } else { "\n" },
-            plural(config.services.len(), "service"),
-            plural(config.balancers.len(), "balancer"),
-            plural(config.drills.len(), "drill"),
-            if found.is_empty() { "" } else { "; " },
-        ),
+        Some(config) => {
+            let mut nouns = vec![
+                plural(config.services.len(), "service"),
+                plural(config.balancers.len(), "balancer"),
+                plural(config.drills.len(), "drill"),
+            ];
+            let tasks = [
+                ("queue", config.queues.len()),
+                ("worker", config.workers.len()),
+                ("workflow", config.workflows.len()),
+            ];
+            nouns.extend(tasks.iter().filter(|(_, many)| *many > 0).map(|(noun, many)| plural(*many, noun)));
+            let (before, after) = if found.is_empty() { ("", "") } else { ("\n", "; ") };
+            format!("{before}{file}: ok, {}{after}{found}\n", nouns.join(", "))
+        }
     }
 }
