@@ -1,6 +1,7 @@
 //! The one integration executable: drives the real binary, real programs, real signals.
 
 mod disk;
+mod documented;
 mod flows;
 mod proof;
 mod queues;
