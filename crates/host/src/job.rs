@@ -67,6 +67,13 @@ impl Outcome {
         self.code == Some(0) && !self.timed_out
     }
 
+    /// [`Outcome::text`], and the last line of what it printed.
+    pub fn words(&self) -> String {
+        let output = String::from_utf8_lossy(&self.output);
+        let last = output.trim_end().lines().last().unwrap_or_default();
+        if last.is_empty() { self.text() } else { format!("{}: {last}", self.text()) }
+    }
+
     /// `exit code 3`, `killed by SIGKILL`, …
     pub fn text(&self) -> String {
         let exit = Exit { code: self.code, signal: self.signal, timed_out: self.timed_out, ..Exit::default() };

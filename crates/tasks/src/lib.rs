@@ -8,6 +8,7 @@ pub mod control;
 pub mod definition;
 pub mod desk;
 mod error;
+mod exchange;
 pub mod face;
 mod flow;
 pub mod plane;

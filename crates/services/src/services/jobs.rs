@@ -55,12 +55,7 @@ impl Jobs {
             let status = tokio::task::spawn_blocking(move || HostJob::collect(&root, &name)).await;
             match status {
                 Ok(Ok(Status::Running | Status::Unknown)) => {}
-                Ok(Ok(Status::Done(outcome))) => {
-                    let output = String::from_utf8_lossy(&outcome.output).into_owned();
-                    let last = output.trim_end().lines().last().unwrap_or_default();
-                    let detail = if last.is_empty() { outcome.text() } else { format!("{}: {last}", outcome.text()) };
-                    return (outcome.success(), detail);
-                }
+                Ok(Ok(Status::Done(outcome))) => return (outcome.success(), outcome.words()),
                 Ok(Ok(Status::NotStarted(failure))) => return (false, failure.text),
                 Ok(Ok(Status::Lost)) => return (false, "nobody saw its end".into()),
                 Ok(Err(error)) => return (false, error.to_string()),

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use crate::clock::Millis;
+use crate::clock::{Millis, boot as now};
 use crate::queue::{DEDUPLICATION_MS, Delivery};
 use crate::sqlite::Sqlite;
 
@@ -72,8 +72,4 @@ impl Attempts {
     pub(super) fn forget(&self, queue: &str) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|k| k.queue != queue);
     }
-}
-
-fn now() -> Millis {
-    Millis::try_from(holdfast_host::clock::now().as_millis()).unwrap_or(Millis::MAX)
 }

@@ -224,8 +224,7 @@ async fn ended(root: &Arc<std::path::PathBuf>, token: &str, program: &Program) -
 
 fn judged(outcome: &Outcome, program: &Program) -> Result {
     let output = String::from_utf8_lossy(&outcome.output);
-    let last = output.trim_end().lines().last().unwrap_or_default();
-    let words = if last.is_empty() { outcome.text() } else { format!("{}: {last}", outcome.text()) };
+    let words = outcome.words();
     let ended = match outcome.code {
         _ if outcome.timed_out => Ended::Failed(Report::Retry),
         Some(code) if program.done.contains(&code) => Ended::Done,

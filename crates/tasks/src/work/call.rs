@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_policy::queue::Report;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use tokio::net::TcpStream;
 
 use super::attempt::{Ended, Result};
+use crate::exchange::{Broken, Connection};
 use crate::queue::Delivery;
 
 /// Of an answer; only its beginning is kept, as words.
@@ -36,12 +36,8 @@ pub(super) async fn call(target: Option<SocketAddr>, path: &str, delivery: &Deli
     }
 }
 
-pub(super) type Broken = Box<dyn std::error::Error + Send + Sync>;
-
 async fn ask(target: SocketAddr, path: &str, delivery: &Delivery) -> std::result::Result<(StatusCode, Bytes), Broken> {
-    let stream = TcpStream::connect(target).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
+    let connection = Connection::open(TcpStream::connect(target).await?).await?;
     let mut request = Request::post(path)
         .header("host", target.to_string())
         .header("content-type", "application/octet-stream")
@@ -51,11 +47,8 @@ async fn ask(target: SocketAddr, path: &str, delivery: &Delivery) -> std::result
     if let Some(group) = delivery.group.as_ref().and_then(|group| http::HeaderValue::from_str(group).ok()) {
         request = request.header("x-holdfast-group", group);
     }
-    let answer = sender.send_request(request.body(Full::new(Bytes::from(delivery.body.clone())))?).await?;
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map(|b| b.to_bytes());
-    drop(sender);
-    connection.abort();
+    let request = request.body(Full::new(Bytes::from(delivery.body.clone())))?;
+    let (status, body) = connection.ask(request, ANSWER_BYTES_MAX).await?;
     Ok((status, body.unwrap_or_default()))
 }
 

@@ -10,14 +10,14 @@ use bytes::Bytes;
 use holdfast_policy::queue::{Answered, Report, answered};
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
 use super::LOOK_AGAIN;
 use super::attempt::{Ended, Result};
-use super::call::{ANSWER_BYTES_MAX, Broken, words};
+use super::call::{ANSWER_BYTES_MAX, words};
+use crate::exchange::{Broken, Connection};
 use crate::queue::Delivery;
 
 /// The newest that is understood here.
@@ -90,19 +90,8 @@ fn request(delivery: &Delivery) -> std::result::Result<Request<Full<Bytes>>, Bro
 async fn ask(stream: TcpStream, request: Request<Full<Bytes>>) -> std::result::Result<(StatusCode, Bytes), Broken> {
     // It is small and whole: nothing follows that could be sent with it.
     stream.set_nodelay(true)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let answer = sender.send_request(request).await;
-    let answer = match answer {
-        Ok(answer) => {
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map(|b| b.to_bytes());
-            Ok((status, body.unwrap_or_default()))
-        }
-        Err(error) => Err(error.into()),
-    };
-    connection.abort();
-    answer
+    let (status, body) = Connection::open(stream).await?.ask(request, ANSWER_BYTES_MAX).await?;
+    Ok((status, body.unwrap_or_default()))
 }
 
 fn judged(status: StatusCode, body: &[u8]) -> Result {
@@ -116,6 +105,8 @@ fn judged(status: StatusCode, body: &[u8]) -> Result {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
+
     use super::*;
     use crate::queue::MessageId;
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_policy::flow::{Outcome, Value};
 use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use tokio::net::TcpStream;
 
 use super::{Case, Ended, operation, outputs};
 use crate::definition::{EnvValue, Secret};
+use crate::exchange::Connection;
 use crate::flow::declared::Work;
 
 /// Of an answer that is kept; what is longer than an output goes to a file.
@@ -70,24 +70,10 @@ async fn ask(case: &Case<'_>, request: &Request<'_>) -> Result<(u16, Bytes), Fai
         Ok(connected) => connected.map_err(|e| before(e.to_string()))?,
         Err(_) => return Err(before(format!("no connection within {} s", CONNECT_TIME.as_secs()))),
     };
-    let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = shaken.map_err(|e| before(e.to_string()))?;
-    let connection = Aborted(tokio::spawn(connection).abort_handle());
+    let connection = Connection::open(stream).await.map_err(|e| before(e.to_string()))?;
     let after = |e: &dyn std::fmt::Display| Failed::After(format!("{}: {e}", request.url));
-    let answer = sender.send_request(built).await.map_err(|e| after(&e))?;
-    let status = answer.status().as_u16();
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|e| after(&e))?;
-    drop(connection);
-    Ok((status, body.to_bytes()))
-}
-
-/// A call that is cut off takes its connection with it.
-struct Aborted(tokio::task::AbortHandle);
-
-impl Drop for Aborted {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    let (status, body) = connection.ask(built, ANSWER_BYTES_MAX).await.map_err(|e| after(&e))?;
+    Ok((status.as_u16(), body.map_err(|e| after(&e))?))
 }
 
 fn build(case: &Case<'_>, request: &Request<'_>, host: &str, path: &str) -> Result<http::Request<Full<Bytes>>, String> {

@@ -195,10 +195,5 @@ fn job(argv: &[String], dns: &Dns, write: &Write, node: &str) -> Job {
 
 async fn run(job: &Job) -> Result<(), String> {
     let outcome = job.run().await.map_err(|error| error.to_string())?;
-    if outcome.success() {
-        return Ok(());
-    }
-    let output = String::from_utf8_lossy(&outcome.output).into_owned();
-    let last = output.trim_end().lines().next_back().unwrap_or_default();
-    Err(if last.is_empty() { outcome.text() } else { format!("{}: {last}", outcome.text()) })
+    if outcome.success() { Ok(()) } else { Err(outcome.words()) }
 }
