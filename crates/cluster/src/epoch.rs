@@ -61,6 +61,12 @@ impl Current {
         Current { epoch: AtomicU64::new(epoch), ..Current::default() }
     }
 
+    /// `set_back`: when it was learnt by an agent before this one.
+    pub fn resumed(set_back: Option<Timestamp>) -> Current {
+        let ns = set_back.map_or(0, |at| at.as_nanos().max(1));
+        Current { set_back_ns: AtomicU64::new(ns), ..Current::default() }
+    }
+
     pub fn known(&self) -> Option<u64> {
         Some(self.epoch.load(Ordering::Acquire)).filter(|epoch| *epoch != 0)
     }
@@ -73,7 +79,7 @@ impl Current {
     /// `set_back`: it is the epoch of an older copy, as was learnt then.
     pub fn learn(&self, epoch: u64, set_back: Option<Timestamp>) {
         if let Some(now) = set_back {
-            self.set_back_ns.store(now.as_nanos(), Ordering::Release);
+            self.set_back_ns.store(now.as_nanos().max(1), Ordering::Release);
         }
         self.epoch.store(epoch, Ordering::Release);
     }
@@ -90,6 +96,12 @@ impl Current {
 /// An etcd cluster as records name it; the way `etcdctl` does.
 pub fn name_of(cluster_id: u64) -> String {
     format!("{cluster_id:x}")
+}
+
+/// Whether the store was set back to an older copy since `known` was the epoch here. Who never knew one and meets a later one than
+/// the first cannot say when that was.
+pub fn is_copy(known: u64, epoch: u64) -> bool {
+    epoch > known.max(1)
 }
 
 /// The epoch to act under. `found` are the tokens lying about (run directories, token files, plane snapshots): when one
@@ -112,4 +124,25 @@ pub async fn settle(store: &dyn Store, of: Option<&str>, found: impl IntoIterato
         }
     }
     Err(Error::Contended { key: KEY.into(), tries: TRIES })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_begins_anew_claims_nothing_sooner() {
+        let at = Timestamp::from_nanos(5_000_000_000);
+        let ttl = Duration::from_secs(10);
+        let current = Current::resumed(Some(at));
+        current.learn(3, None);
+        assert!(!current.may_claim(at + ttl / 2, ttl) && current.may_claim(at + ttl, ttl));
+        assert!(Current::resumed(None).may_claim(at, ttl));
+    }
+
+    #[test]
+    fn who_never_knew_an_epoch_counts_a_later_one_as_a_copy() {
+        assert!(!is_copy(0, 1) && !is_copy(1, 1) && !is_copy(3, 3));
+        assert!(is_copy(1, 2) && is_copy(0, 2));
+    }
 }

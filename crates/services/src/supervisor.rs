@@ -30,7 +30,7 @@ use holdfast_policy::{InstanceId, Timestamp};
 pub use action::{Action, Edge, EndpointState, Entry, Job, Launch, Phase, Probe, ProbeKind, Request};
 pub use definition::Definition;
 pub use event::{Event, Exit, Finished, Holder, Outcome, Record, Role, ShimPhase, ShimState, Target, Wish};
-pub use placed::{Elsewhere, Placed, Placement};
+pub use placed::{Elsewhere, Placed, Placement, Word, kept_share, share};
 pub use status::{InstanceStatus, PauseStatus, ServiceStatus, StandbyStatus, Status, Takeover};
 
 use history::History;

@@ -17,6 +17,7 @@ mod remote;
 mod reporting;
 mod rolling;
 mod secrets;
+mod set_back;
 mod switching;
 mod watching;
 
@@ -37,7 +38,7 @@ use holdfast_host::clock;
 use holdfast_observe::status::Leading;
 use holdfast_policy::lease::FencingToken;
 use holdfast_policy::{NodeId, Timestamp};
-use holdfast_services::supervisor::Placement;
+use holdfast_services::supervisor::{Placement, kept_share};
 use tokio::sync::watch;
 
 use super::core::Core;
@@ -58,6 +59,9 @@ const ASSIGNED: &str = "/assigned";
 const NAME: &str = "/name";
 /// Highest token that this machine has seen.
 const TOKEN: &str = "/token";
+
+/// When it was learnt that the shared store was set back, until that is a lease ago.
+const SET_BACK: &str = "/set-back";
 
 /// What the shared store said last.
 #[derive(Clone, Debug, Default)]
@@ -139,6 +143,7 @@ impl Member {
         local.txn(keep).await.map_err(|e| super::core::store_failure(&e))?;
         let token = local.get(TOKEN.into()).await.ok().flatten().and_then(|kv| String::from_utf8(kv.value).ok());
         let token: FencingToken = token.and_then(|t| t.parse().ok()).unwrap_or_default();
+        let set_back = set_back::kept(&*local, cluster.lease.ttl).await;
         Ok(Some(Arc::new(Member {
             name: name.clone(),
             config: config.clone(),
@@ -161,7 +166,7 @@ impl Member {
             trouble: Mutex::new(None),
             unnamed: Mutex::default(),
             leading: Mutex::new(None),
-            epoch: Arc::default(),
+            epoch: Arc::new(Current::resumed(set_back)),
             admitted: AtomicBool::new(false),
             token: Mutex::new(token),
         })))
@@ -209,7 +214,7 @@ impl Member {
     }
 
     /// Kept before it is used anywhere, so that a store that is set back to an older copy is noticed.
-    async fn keep_token(&self, token: FencingToken) {
+    async fn keep_token(&self, token: FencingToken, set_back: Option<Timestamp>) {
         {
             let mut known = self.token.lock().unwrap_or_else(PoisonError::into_inner);
             if token <= *known {
@@ -217,7 +222,8 @@ impl Member {
             }
             *known = token;
         }
-        if let Err(error) = self.local.txn(Txn::always([Op::put(TOKEN, token.to_string())])).await {
+        let ops = [Op::put(TOKEN, token.to_string())].into_iter().chain(set_back.and_then(set_back::put));
+        if let Err(error) = self.local.txn(Txn::always(ops)).await {
             tracing::warn!(%error, "the highest token is not kept");
         }
     }
@@ -381,7 +387,7 @@ impl Member {
     /// The share that was kept, for a start before the shared store was asked.
     pub(crate) async fn kept_placement(self: &Arc<Self>, config: &Config) -> Placement {
         let kept = self.kept_assignment().await;
-        remote::of(config, &kept)
+        kept_share(config.services.keys().map(String::as_str), &kept)
     }
 
     /// Every machine restarts its own instances, each in its turn.

@@ -8,7 +8,7 @@ use holdfast_policy::lease::{FencingToken, Timings};
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 use holdfast_services::Supervisor;
 use holdfast_services::supervisor::{
-    Action, Edge, EndpointState, Event, Job, Launch, Outcome, Probe, Record, Request, Role,
+    Action, Edge, EndpointState, Event, Job, Launch, Outcome, Probe, Record, Request, Role, kept_share,
 };
 
 use super::address::Address;
@@ -66,7 +66,7 @@ impl Town {
         machine.agent = Some(Agent {
             supervisor: Supervisor::new(self.rules.supervisor, seed),
             published: BTreeMap::new(),
-            member: Member::new(local, &machine.name, machine.token),
+            member: Member::new(local, &machine.name, machine.token, machine.set_back),
             address: Address::new(local, self.rules.vip, carried),
             asks: VecDeque::new(),
             asking: None,
@@ -75,7 +75,7 @@ impl Town {
         let name = self.machines[m].name.clone();
         self.note(format!("{name}: an agent starts"));
         self.feed(m, Event::Adopt { records, found });
-        let placement = super::member::kept_share(&self.services, &kept);
+        let placement = kept_share(self.services.keys().map(|name| &**name), &kept);
         self.feed(m, Event::Placement(Some(placement)));
         let services = self.services.clone();
         self.feed(m, Event::Desired { services, scale: BTreeMap::new(), revision: 1 });

@@ -198,6 +198,8 @@ impl Town {
         }
         machine.up = true;
         machine.clock = Clock::new(now, base, machine.clock.ppm);
+        // Nobody knows how long the machine was off.
+        machine.set_back = machine.set_back.map(|_| machine.clock.local(now));
         let (boot, text) = (machine.boot, format!("{}: boots", machine.name));
         self.note(text);
         self.later(wait, Happening::AgentStarts(m, boot));

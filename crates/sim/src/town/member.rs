@@ -2,18 +2,17 @@
 //! `holdfast::agent::member`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_cluster::members::{
-    ALIVE, Assignment, InstanceState, LEADER, LINKS, Links, NODE, NodeState, Registration, STATE, View, put,
+    ALIVE, InstanceState, LEADER, LINKS, Links, NODE, NodeState, Registration, STATE, View, put,
 };
 use holdfast_cluster::{Change, Event as Told, Guard, LeaseId, Txn, epoch};
 use holdfast_observe::status::{self, State as Shown};
+use holdfast_policy::Timestamp;
 use holdfast_policy::lease::{Action as Renewal, FencingToken, Keeper, Timings};
 use holdfast_policy::membership::Link;
-use holdfast_policy::{InstanceId, Timestamp};
-use holdfast_services::supervisor::{Definition, EndpointState, Event, Placed, Placement};
+use holdfast_services::supervisor::{EndpointState, Event, Placement, Word, share};
 
 use super::address;
 use super::calls::{Call, Reply, concerns_holders, holders};
@@ -139,7 +138,7 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(local: Timestamp, name: &str, token: FencingToken) -> Member {
+    pub(super) fn new(local: Timestamp, name: &str, token: FencingToken, set_back: Option<Timestamp>) -> Member {
         Member {
             name: name.into(),
             view: View::default(),
@@ -168,7 +167,7 @@ impl Member {
             holders: None,
             holders_at: local,
             leader: None,
-            current: epoch::Current::default(),
+            current: epoch::Current::resumed(set_back),
         }
     }
 
@@ -426,7 +425,7 @@ impl Town {
             return;
         };
         let token = FencingToken { epoch, create_revision: listing.revision };
-        let restored = member.token.epoch > 0 && epoch > member.token.epoch;
+        let restored = epoch::is_copy(member.token.epoch, epoch);
         member.current.learn(epoch, restored.then_some(local));
         member.token = member.token.max(token);
         member.view = View::of(&listing);
@@ -436,6 +435,9 @@ impl Town {
         let token = member.token;
         let name = member.name.clone();
         self.machines[m].token = token;
+        if restored {
+            self.machines[m].set_back = Some(local);
+        }
         let held = listing.items.iter().any(|kv| kv.key == address::KEY);
         self.address_held(m, held);
         if restored {
@@ -610,18 +612,14 @@ impl Town {
         let services = self.services.clone();
         let Some(member) = self.member(m).filter(|m| m.view.revision > 0 && m.admitted) else { return };
         let own = member.view.assigned.get(&member.name).map(|own| (**own).clone()).unwrap_or_default();
-        let mut placement = kept_share(&services, &own);
-        for (node, state) in member.view.states.iter().filter(|(node, _)| **node != member.name) {
+        let placement = share(services.keys().map(|name| &**name), &member.name, &member.view, |node| {
             let answers = member.heard.get(node).is_some_and(|h| h.link == Link::Answers);
-            let doubtful = member.fresh && !member.view.alive.contains_key(node) && !answers;
-            if doubtful || !member.view.is_current(node, state.under) {
-                continue;
+            match (answers, member.view.alive.contains_key(node)) {
+                (true, true) => Word::Good,
+                (false, false) if member.fresh => Word::Void,
+                _ => Word::Doubtful,
             }
-            for instance in &state.instances {
-                let Some(placed) = placement.get_mut(instance.service.as_str()) else { continue };
-                count(&mut placed.elsewhere, instance);
-            }
-        }
+        });
         let new = member.placement.as_ref() != Some(&placement);
         member.placement = Some(placement.clone());
         if self.machines[m].kept.instances != own.instances {
@@ -651,29 +649,5 @@ fn shown(name: &str) -> Shown {
         "restarting" | "finishing" => Shown::Stopping,
         "lost" | "orphaned" => Shown::Suspect,
         other => Shown::from_name(other),
-    }
-}
-
-/// A share as it was kept, nothing being known of the rest.
-pub(super) fn kept_share(services: &BTreeMap<Arc<str>, Arc<Definition>>, assignment: &Assignment) -> Placement {
-    let mut placement: Placement = services.keys().map(|name| (name.clone(), Placed::default())).collect();
-    for id in assignment.instances.keys().filter_map(|id| id.parse::<InstanceId>().ok()) {
-        if let Some(placed) = placement.get_mut(&id.service) {
-            placed.ordinals.insert(id.ordinal);
-        }
-    }
-    for (service, placed) in &mut placement {
-        placed.turns = assignment.turns.get(&**service).copied().unwrap_or(0);
-    }
-    placement
-}
-
-fn count(elsewhere: &mut holdfast_services::supervisor::Elsewhere, instance: &InstanceState) {
-    let state = instance.shown.state;
-    elsewhere.ready += u32::from(state == Shown::Ready);
-    elsewhere.started +=
-        u32::from(matches!(state, Shown::Ready | Shown::Running | Shown::Starting | Shown::Suspect | Shown::Unready));
-    if instance.able {
-        elsewhere.able = Some(elsewhere.able.map_or(instance.ordinal, |n| n.min(instance.ordinal)));
     }
 }

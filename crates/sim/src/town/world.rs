@@ -82,6 +82,8 @@ pub(super) struct Machine {
     pub(super) records: BTreeMap<InstanceId, Record>,
     pub(super) kept: Assignment,
     pub(super) token: FencingToken,
+    /// When its agent learnt that the store was set back.
+    pub(super) set_back: Option<Timestamp>,
     pub(super) launching: BTreeMap<InstanceId, u64>,
     pub(super) connected: BTreeSet<InstanceId>,
     pub(super) channel: BTreeMap<InstanceId, Timestamp>,
@@ -364,6 +366,7 @@ fn machine(m: usize, rng: &mut Rng) -> Machine {
         records: BTreeMap::new(),
         kept: Assignment::default(),
         token: FencingToken::default(),
+        set_back: None,
         launching: BTreeMap::new(),
         connected: BTreeSet::new(),
         channel: BTreeMap::new(),

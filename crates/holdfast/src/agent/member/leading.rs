@@ -52,7 +52,7 @@ pub(super) async fn run(member: Arc<Member>, core: Arc<Core>) {
         tokio::select! {
             won = campaign.win() => match won {
                 Ok(leadership) => {
-                    member.keep_token(leadership.token()).await;
+                    member.keep_token(leadership.token(), None).await;
                     member.count(|leading| *leading = Some(Leading::default()));
                     lead(&member, &core, leadership).await;
                     member.count(|leading| *leading = None);

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use holdfast_cluster::members::{Assignment, Idle, InstanceState, NodeState, View};
+use holdfast_cluster::members::{Idle, InstanceState, NodeState, View};
 use holdfast_config::Config;
-use holdfast_observe::status::State;
 use holdfast_policy::{Incarnation, InstanceId, NodeId};
-use holdfast_services::supervisor::{Elsewhere, EndpointState, Placed, Placement};
+use holdfast_services::supervisor::{EndpointState, Placement, Word, share};
 
 use super::linking::Link;
 use super::{Heard, Member, Seen};
@@ -91,42 +89,16 @@ fn remote(view: &View, node: &str, instance: &InstanceState, doubtful: bool) -> 
     Some(Remote { id, node: node.into(), incarnation, addr: instance.addr?, state })
 }
 
-/// A share as it was kept, nothing being known of the rest.
-pub(crate) fn of(config: &Config, assignment: &Assignment) -> Placement {
-    let mut placement: Placement = config.services.keys().map(|n| (Arc::from(n.as_str()), Placed::default())).collect();
-    for id in assignment.instances.keys().filter_map(|id| id.parse::<InstanceId>().ok()) {
-        if let Some(placed) = placement.get_mut(&id.service) {
-            placed.ordinals.insert(id.ordinal);
-        }
-    }
-    for (service, placed) in &mut placement {
-        placed.turns = assignment.turns.get(&**service).copied().unwrap_or(0);
-    }
-    placement
-}
-
 /// This machine's share of every service, with what is known of the rest.
 pub(crate) fn placement(member: &Member, config: &Config) -> Placement {
     let (seen, heard) = (member.seen(), member.heard());
-    let own = seen.view.assigned.get(&*member.name.0).cloned().unwrap_or_default();
-    let mut placement = of(config, &own);
-    for (node, state) in others(&seen.view, member) {
-        let counts = !is_doubtful(&seen, &heard, node) && seen.view.is_current(node, state.under);
-        for instance in state.instances.iter().filter(|_| counts) {
-            let Some(placed) = placement.get_mut(instance.service.as_str()) else { continue };
-            count(&mut placed.elsewhere, instance);
+    let services = config.services.keys().map(String::as_str);
+    share(services, &member.name.0, &seen.view, |node| {
+        let answers = heard.get(node).is_some_and(|h| matches!(h.link, Link::Answers | Link::Unproven));
+        match (is_doubtful(&seen, &heard, node), answers && seen.view.alive.contains_key(node)) {
+            (true, _) => Word::Void,
+            (false, true) => Word::Good,
+            (false, false) => Word::Doubtful,
         }
-    }
-    placement
-}
-
-fn count(elsewhere: &mut Elsewhere, instance: &InstanceState) {
-    let state = instance.shown.state;
-    elsewhere.ready += u32::from(state == State::Ready);
-    elsewhere.started +=
-        u32::from(matches!(state, State::Ready | State::Running | State::Starting | State::Suspect | State::Unready));
-    elsewhere.completed |= state == State::Completed;
-    if instance.able {
-        elsewhere.able = Some(elsewhere.able.map_or(instance.ordinal, |n| n.min(instance.ordinal)));
-    }
+    })
 }

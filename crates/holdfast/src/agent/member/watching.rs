@@ -78,7 +78,7 @@ async fn round(member: &Member, core: &Core) -> Result<(), Error> {
         member.touch();
         if clock::now().since(kept) >= KEEP_EVERY {
             kept = clock::now();
-            member.keep_token(member.newest(view.revision)).await;
+            member.keep_token(member.newest(view.revision), None).await;
         }
         member.seen.send_replace(Arc::new(Seen { view: view.clone(), fresh: true }));
     }
@@ -107,13 +107,13 @@ async fn notice_older_copy(member: &Member, core: &Core, revision: u64) -> Resul
     let known = member.newest(member.seen().view.revision).max(member.highest_token());
     let of = member.etcd.followed().map(epoch::name_of);
     let epoch = epoch::settle(&*member.store, of.as_deref(), [known]).await?;
-    let set_back = (known.epoch > 0 && epoch > known.epoch).then(clock::now);
-    if set_back.is_some() {
+    let set_back = epoch::is_copy(known.epoch, epoch).then(clock::now);
+    if set_back.is_some() && known.epoch > 0 {
         let reason =
             format!("the shared store is an older copy (revision {revision}, {known} was seen): epoch {epoch}");
         tell(core, "present", "restored", &reason);
     }
-    member.keep_token(FencingToken { epoch, create_revision: revision }).await;
+    member.keep_token(FencingToken { epoch, create_revision: revision }, set_back).await;
     member.epoch.learn(epoch, set_back);
     Ok(())
 }
