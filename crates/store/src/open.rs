@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::is_corrupt;
@@ -69,6 +70,8 @@ fn open_with(path: &Path, mode: OpenFlags) -> Result<Connection> {
     let connection = Connection::open_with_flags(path, flags).map_err(|e| classify(path, e))?;
     connection.busy_timeout(BUSY_WAIT).map_err(|e| classify(path, e))?;
     connection.set_prepared_statement_cache_capacity(64);
+    // Without it SQLite, built with STAT4, plans a statement anew whenever a value is bound that might have led to another plan.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(|e| classify(path, e))?;
     Ok(connection)
 }
 

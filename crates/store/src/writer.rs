@@ -27,6 +27,9 @@ const WAL_FAR: u64 = 4;
 /// A small operation may fit where a larger one did not: that is not the end of it, and no news.
 const FULL_FOR_AT_LEAST: Duration = Duration::from_secs(3);
 
+/// After an operation failed, so many batches take the trouble of savepoints from the start: where one fails others do.
+const GUARDED_BATCHES: u32 = 64;
+
 #[derive(Clone)]
 pub(crate) struct Handle {
     queue: mpsc::Sender<Message>,
@@ -44,7 +47,7 @@ enum Message {
 
 /// An operation with its answer, its types forgotten.
 trait Job: Send {
-    /// Runs inside a savepoint; the error tells the writer what to do with the batch.
+    /// May run again after what it did was undone; the error tells the writer what to do with the batch.
     fn run(&mut self, connection: &Connection) -> std::result::Result<(), Verdict>;
     /// What it writes can wait: the reserve for a full disk is not for it.
     fn can_wait(&self) -> bool;
@@ -188,6 +191,7 @@ pub(crate) fn start(
         commits: 0,
         full: full.clone(),
         last_full: None,
+        guarded: 0,
     };
     let thread = std::thread::Builder::new()
         .name(format!("store-{name}"))
@@ -206,6 +210,8 @@ struct Writer {
     commits: u32,
     full: Arc<AtomicBool>,
     last_full: Option<Instant>,
+    /// Batches to come whose operations each get a savepoint.
+    guarded: u32,
 }
 
 /// Why a batch as a whole did not commit.
@@ -299,24 +305,54 @@ impl Writer {
     }
 
     fn attempt(&mut self, batch: &mut [Box<dyn Job>]) -> std::result::Result<(), Undone> {
-        self.begin_to_commit(batch).map_err(|e| {
-            if !self.connection.is_autocommit() {
-                drop(self.connection.execute_batch("ROLLBACK"));
-            }
-            self.undone();
-            match verdict(&e) {
-                Verdict::Full => Undone::Full,
-                Verdict::Fatal => Undone::Fatal(e),
-                Verdict::Operation => Undone::Busy(e),
-            }
+        self.begin_to_commit(batch).or_else(|e| self.give_up(e))
+    }
+
+    fn give_up(&self, error: rusqlite::Error) -> std::result::Result<(), Undone> {
+        if !self.connection.is_autocommit() {
+            drop(self.connection.execute_batch("ROLLBACK"));
+        }
+        self.undone();
+        Err(match verdict(&error) {
+            Verdict::Full => Undone::Full,
+            Verdict::Fatal => Undone::Fatal(error),
+            Verdict::Operation => Undone::Busy(error),
         })
     }
 
-    fn begin_to_commit(&self, batch: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+    /// Savepoints let an operation fail alone, and cost a copy of every page that it touches. Most batches need none, so they are
+    /// tried without; when one does, all of it is undone and run again.
+    fn begin_to_commit(&mut self, batch: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+        self.guarded = self.guarded.saturating_sub(1);
+        if self.guarded == 0 {
+            if self.run_all(batch, false)? {
+                return self.end(true);
+            }
+            self.end(false)?;
+            self.undone();
+            self.guarded = GUARDED_BATCHES;
+        }
+        self.run_all(batch, true)?;
+        self.end(true)
+    }
+
+    fn end(&self, commit: bool) -> rusqlite::Result<()> {
+        #[cfg(test)]
+        if commit && let Some(code) = tests::take_fault(self.options.name) {
+            return Err(sqlite(code));
+        }
+        let sql = if commit { "COMMIT" } else { "ROLLBACK" };
+        self.connection.prepare_cached(sql)?.execute([]).map(drop)
+    }
+
+    /// `false`: an operation failed, and only with savepoints can the others go on.
+    fn run_all(&self, batch: &mut [Box<dyn Job>], guard: bool) -> rusqlite::Result<bool> {
         let connection = &self.connection;
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         for job in batch {
-            connection.prepare_cached("SAVEPOINT op")?.execute([])?;
+            if guard {
+                connection.prepare_cached("SAVEPOINT op")?.execute([])?;
+            }
             let outcome = job.run(connection);
             // SQLite gives up the whole transaction on some errors; every operation in it has to run again.
             if connection.is_autocommit() || outcome == Err(Verdict::Full) {
@@ -325,19 +361,17 @@ impl Writer {
             match outcome {
                 Ok(()) => {}
                 Err(Verdict::Fatal) => return Err(sqlite(rusqlite::ffi::SQLITE_IOERR)),
+                Err(_) if !guard => return Ok(false),
                 Err(_) => {
                     connection.prepare_cached("ROLLBACK TO op")?.execute([])?;
                     self.undone();
                 }
             }
-            connection.prepare_cached("RELEASE op")?.execute([])?;
+            if guard {
+                connection.prepare_cached("RELEASE op")?.execute([])?;
+            }
         }
-        #[cfg(test)]
-        if let Some(code) = tests::take_fault(self.options.name) {
-            return Err(sqlite(code));
-        }
-        connection.prepare_cached("COMMIT")?.execute([])?;
-        Ok(())
+        Ok(true)
     }
 
     fn undone(&self) {

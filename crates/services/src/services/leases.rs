@@ -150,6 +150,9 @@ impl Keeper {
     async fn run(mut self, mut asks: mpsc::UnboundedReceiver<Ask>, results: mpsc::Sender<Event>) {
         while let Some(ask) = asks.recv().await {
             match ask {
+                // It waited behind asks that nobody answered: what it was asked for may not be so any more, and the Supervisor asks
+                // again for what is.
+                Ask::Hold { timings, asked, .. } if clock::now().since(asked) > timings.give_up => {}
                 Ask::Hold { instance, shared, timings, asked } => {
                     let sent = clock::now();
                     let event = match self.hold(&instance, shared, timings).await {

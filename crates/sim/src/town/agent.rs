@@ -372,6 +372,7 @@ impl Town {
             let call = match &ask {
                 // Nothing can be held before the epoch is known.
                 Ask::Hold { .. } if agent.member.epoch() == 0 => continue,
+                Ask::Hold { timings, asked, .. } if local.since(*asked) > timings.give_up => continue,
                 Ask::Hold { instance, shared, timings, .. } => {
                     let held = agent.held.get(instance).copied();
                     let claims = agent.member.current.may_claim(local, timings.ttl);
