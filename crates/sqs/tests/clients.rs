@@ -31,8 +31,8 @@ async fn boto3_that_speaks_the_query_protocol() {
 }
 
 async fn run(protocol: &str, version: &str) {
-    let python = match Environment::boto3(version) {
-        Ok(environment) => environment.python(),
+    let python = match Environment::of_python(&[&format!("boto3=={version}")]) {
+        Ok(environment) => environment.path("bin/python"),
         Err(reason) => {
             eprintln!("skipped: there is no boto3 {version}: {reason}");
             return;

@@ -36,6 +36,12 @@ pub(crate) const TESTS: &[Need] = &[
     need("mkfs.ext4", "e2fsprogs"),
     need("named", "bind9"),
     need("dig", "bind9-dnsutils"),
+    need("pg_createcluster", "postgresql"),
+    need("mariadbd", "mariadb-server"),
+    need("setpriv", "util-linux"),
+    need("npm", "npm"),
+    // By its path: what else is called `aws` is often the older one, which is no package of Debian.
+    need("/usr/bin/aws", "awscli"),
 ];
 
 /// What the lab is made of.

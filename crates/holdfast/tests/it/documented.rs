@@ -2,12 +2,23 @@
 
 use crate::site::{Site, free_port};
 
-/// All TOML of a page, as one file.
-fn file_of(page: &str) -> String {
+/// The blocks of a page in this language.
+fn blocks(page: &str, language: &str) -> Vec<String> {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/how-to").join(page);
     let text = std::fs::read_to_string(path).expect("the page is there");
-    let blocks = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    blocks.collect::<Vec<_>>().join("\n")
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()
+}
+
+/// All TOML of a page, as one file.
+fn file_of(page: &str) -> String {
+    blocks(page, "toml").join("\n")
+}
+
+/// The one block of TOML with this beginning.
+pub(crate) fn block(page: &str, beginning: &str) -> String {
+    let block = blocks(page, "toml").into_iter().find(|block| block.starts_with(beginning));
+    block.unwrap_or_else(|| panic!("{page} has no {beginning}"))
 }
 
 #[test]

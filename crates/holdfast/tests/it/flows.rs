@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::site::{Ran, Site, free_port, kill};
 
+mod barrier;
 mod killed;
 mod participant;
 mod sagas;

@@ -1,7 +1,10 @@
 //! The one integration executable: drives the real binary, real programs, real signals.
 
+mod database;
 mod disk;
 mod documented;
+#[path = "../../../sqs/tests/clients/environment.rs"]
+mod environment;
 mod flows;
 mod proof;
 mod queues;

@@ -1,14 +1,10 @@
-//! Real clients against the real plane: the script that checks the face in `sqs`, here with its queues on the disk.
+//! Real clients against the real plane, each with every action it has. That of boto3 is the script that checks the face in `sqs`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-#[path = "../../../../sqs/tests/clients/environment.rs"]
-mod environment;
-
-use environment::Environment;
-
 use super::*;
+use crate::environment::{Environment, succeed};
 
 /// The same keys as the script knows.
 const KEYS: &str = r#"
@@ -29,17 +25,43 @@ allow  = ["send", "manage"]
 
 #[test]
 fn boto3_that_speaks_json() {
-    run("json", "1.43.11");
+    boto3("json", "1.43.11");
 }
 
 #[test]
 fn boto3_that_speaks_the_query_protocol() {
-    run("query", "1.26.165");
+    boto3("query", "1.26.165");
 }
 
-fn run(protocol: &str, version: &str) {
-    let python = match Environment::boto3(version) {
-        Ok(environment) => environment.python(),
+#[test]
+fn the_command_line_of_aws_as_pypi_has_it() {
+    match Environment::of_python(&["awscli==1.46.3"]) {
+        Ok(environment) => command_line(&environment.path("bin/python"), 23),
+        Err(reason) => eprintln!("skipped: there is no AWS CLI of PyPI: {reason}"),
+    }
+}
+
+/// The second one, which knows nothing of moves yet.
+#[test]
+fn the_command_line_of_aws_as_debian_has_it() {
+    command_line(Path::new("/usr/bin/python3"), 20);
+}
+
+#[test]
+fn the_javascript_sdk() {
+    let environment = match of_node(&["@aws-sdk/client-sqs@3.1169.0", "sqs-consumer@15.0.3"]) {
+        Ok(environment) => environment,
+        Err(reason) => return eprintln!("skipped: there is no SDK for JavaScript: {reason}"),
+    };
+    let (_site, url) = plane();
+    let mut node = Command::new("node");
+    node.arg(script("javascript.cjs")).arg(&url).env("NODE_PATH", environment.path("node_modules"));
+    run(&mut node, "all 23 actions");
+}
+
+fn boto3(protocol: &str, version: &str) {
+    let python = match Environment::of_python(&[&format!("boto3=={version}")]) {
+        Ok(environment) => environment.path("bin/python"),
         Err(reason) => return eprintln!("skipped: there is no boto3 {version}: {reason}"),
     };
     let port = free_port();
@@ -50,15 +72,41 @@ fn run(protocol: &str, version: &str) {
     site.write(&format!("[tasks]\nlisten = \"127.0.0.1:{port}\"\nregion = \"eu-west-1\"\n{KEYS}"));
     site.up();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sqs/tests/clients/check.py");
-    let run = Command::new(python)
-        .arg(script)
-        .args([&format!("http://127.0.0.1:{port}"), protocol])
-        .env_clear()
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .stdin(Stdio::null())
-        .output()
-        .expect("python starts");
-    let (out, err) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
-    assert!(run.status.success(), "{protocol}, boto3 {version}:\n{out}\n{err}");
-    assert!(out.ends_with("all 23 actions\n"), "{out}");
+    let url = format!("http://127.0.0.1:{port}");
+    run(Command::new(python).arg(script).args([&url, protocol]).env_clear(), "all 23 actions");
+}
+
+fn command_line(python: &Path, actions: usize) {
+    let (_site, url) = plane();
+    let mut command = Command::new(python);
+    run(command.arg(script("command_line.py")).arg(&url), &format!("all {actions} actions"));
+}
+
+/// Libraries of Node, each as `NAME@VERSION`.
+fn of_node(packages: &[&str]) -> Result<Environment, String> {
+    let name = packages.join("-").replace(['@', '/'], "-");
+    Environment::keep(&format!("node{name}"), &packages.join("\n"), |dir| {
+        let npm = ["install", "--silent", "--no-audit", "--no-fund", "--fetch-retries", "1", "--prefix"];
+        succeed(Command::new("npm").args(npm).arg(dir).args(packages))
+    })
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/queues/clients").join(name)
+}
+
+/// A plane without keys, and its address.
+fn plane() -> (Site, String) {
+    let port = free_port();
+    let site = Site::new(&format!("[tasks]\nlisten = \"127.0.0.1:{port}\"\nregion = \"eu-west-1\"\n"));
+    site.up();
+    (site, format!("http://127.0.0.1:{port}"))
+}
+
+/// Its last line must begin so.
+fn run(command: &mut Command, last: &str) {
+    let done = command.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null()).output().expect("it starts");
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{command:?}\n{out}\n{err}");
+    assert!(out.lines().last().is_some_and(|line| line.starts_with(last)), "{out}");
 }
