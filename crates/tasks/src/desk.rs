@@ -15,15 +15,15 @@ use self::attempts::Attempts;
 use self::bells::{Bells, Woken};
 use crate::clock::until;
 use crate::error::Result;
-use crate::queue::{Delivery, New, Sent, Spec};
-use crate::sqlite::{Acknowledged, Settled, Sqlite};
+use crate::queue::{Acknowledged, Delivery, New, Sent, Settled, Spec};
+use crate::store::Store;
 
 pub use bells::{Bell, Counters};
 
 /// A handle; clones share everything.
 #[derive(Clone)]
 pub struct Desk {
-    pub store: Sqlite,
+    pub(crate) store: Arc<dyn Store>,
     bells: Arc<Bells>,
     attempts: Arc<Attempts>,
     closing: watch::Sender<bool>,
@@ -41,7 +41,7 @@ pub struct Ask {
 }
 
 impl Desk {
-    pub fn open(store: Sqlite) -> Desk {
+    pub(crate) fn open(store: Arc<dyn Store>) -> Desk {
         let desk = Desk { store, bells: Arc::default(), attempts: Arc::default(), closing: watch::Sender::new(false) };
         desk.begin_chores();
         desk
@@ -72,7 +72,7 @@ impl Desk {
 
     pub async fn receive(&self, queue: &str, ask: Ask) -> Result<Vec<Delivery>> {
         if let Some(attempt) = &ask.attempt
-            && let Some(again) = self.attempts.again(&self.store, queue, attempt, ask.visibility_ms).await
+            && let Some(again) = self.attempts.again(&*self.store, queue, attempt, ask.visibility_ms).await
         {
             return Ok(again);
         }
@@ -161,14 +161,14 @@ impl Desk {
         Ok(answers)
     }
 
-    /// See [`Sqlite::hand_back`].
+    /// See [`Store::hand_back`].
     pub async fn hand_back(&self, queue: &str, receipt: &str) -> Result<()> {
         self.store.hand_back(queue, receipt).await?;
         self.bells.get(queue).ring(1);
         Ok(())
     }
 
-    /// See [`Sqlite::report`].
+    /// See [`Store::report`].
     pub async fn report(
         &self,
         queue: &str,

@@ -71,10 +71,13 @@ impl Backend for Desk {
     async fn set(&self, queue: &str, change: Change) -> Answer<()> {
         Ok(self
             .store
-            .change(queue, move |spec| {
-                apply(spec, &change);
-                Ok(())
-            })
+            .change(
+                queue,
+                Box::new(move |spec| {
+                    apply(spec, &change);
+                    Ok(())
+                }),
+            )
             .await?)
     }
 
@@ -126,21 +129,19 @@ impl Backend for Desk {
 
     async fn tag(&self, queue: &str, tags: BTreeMap<String, Option<String>>) -> Answer<()> {
         let name = queue.to_owned();
-        Ok(self
-            .store
-            .change_tags(queue, move |known| {
-                for (key, value) in &tags {
-                    match value {
-                        Some(value) => drop(known.insert(key.clone(), value.clone())),
-                        None => drop(known.remove(key)),
-                    }
+        let edit = move |known: &mut BTreeMap<String, String>| {
+            for (key, value) in &tags {
+                match value {
+                    Some(value) => drop(known.insert(key.clone(), value.clone())),
+                    None => drop(known.remove(key)),
                 }
-                match known.len() > TAGS_MAX {
-                    true => Err(Error::Invalid { queue: name.clone(), reason: format!("at most {TAGS_MAX} tags") }),
-                    false => Ok(()),
-                }
-            })
-            .await?)
+            }
+            match known.len() > TAGS_MAX {
+                true => Err(Error::Invalid { queue: name.clone(), reason: format!("at most {TAGS_MAX} tags") }),
+                false => Ok(()),
+            }
+        };
+        Ok(self.store.change_tags(queue, Box::new(edit)).await?)
     }
 
     async fn tags(&self, queue: &str) -> Answer<BTreeMap<String, String>> {

@@ -7,6 +7,7 @@ mod leader;
 mod pools;
 mod schedules;
 pub(crate) mod state;
+pub(crate) mod stored;
 mod submit;
 pub(crate) mod value;
 mod zone;
@@ -26,12 +27,13 @@ use self::declared::Workflow;
 use self::leader::Leader;
 use self::pools::{Granted, Pools};
 use self::schedules::Schedules;
+use self::stored::RunRow;
 pub(crate) use self::submit::typed;
 use crate::clock::Millis;
 use crate::definition::Definition;
 use crate::desk::Desk;
 use crate::error::{Error, Result};
-use crate::sqlite::{RunRow, decode};
+use crate::store::decode;
 
 /// Runs that are not over. Each has a task and its state in memory.
 pub(crate) const RUNS_MAX: u32 = 10_000;

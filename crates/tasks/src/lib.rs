@@ -14,7 +14,8 @@ mod flow;
 pub mod plane;
 pub mod queue;
 mod server;
-pub mod sqlite;
+mod sqlite;
+mod store;
 pub mod work;
 
 pub use error::{Error, Result};

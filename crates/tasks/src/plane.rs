@@ -18,6 +18,7 @@ use crate::flow::{self, Flows};
 use crate::queue::Spec;
 use crate::server;
 use crate::sqlite::Sqlite;
+use crate::store::Store;
 use crate::work::{Ground, Workers};
 
 /// The agent restarts a plane that is silent for two of its seconds.
@@ -67,7 +68,7 @@ pub fn run(options: Options) -> Result<()> {
     }
     let definition = Definition::load(&options.dir)?.unwrap_or_default();
     let memory = if definition.memory_bytes > 0 { definition.memory_bytes } else { MEMORY_BYTES };
-    let store = Sqlite::open(&options.file, memory)?;
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&options.file, memory)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("tasks")
@@ -79,7 +80,7 @@ pub fn run(options: Options) -> Result<()> {
     ended
 }
 
-async fn serve(options: Options, definition: Definition, store: Sqlite) -> Result<()> {
+async fn serve(options: Options, definition: Definition, store: Arc<dyn Store>) -> Result<()> {
     let listeners = listeners(options.listeners, &definition)?;
     let desk = Desk::open(store);
     let closing = watch::Sender::new(false);
@@ -211,7 +212,7 @@ impl Plane {
                     spec.declared = false;
                     Ok(())
                 };
-                self.desk.store.change(&queue.name, free).await?;
+                self.desk.store.change(&queue.name, Box::new(free)).await?;
             }
         }
         self.face.send_replace(Arc::new(face(&self.desk, definition)?));

@@ -1,5 +1,6 @@
 //! Queues as every store keeps them: what a queue is, what goes in, what comes out.
 
+pub(crate) mod entry;
 pub mod receipt;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ pub const PURGE_EVERY_MS: Millis = 60_000;
 pub const DEDUPLICATION_MS: Millis = 300_000;
 /// Counted from the receive: no message may be held back longer.
 pub const VISIBILITY_MAX_MS: Millis = 43_200_000;
+/// Due of a message that waits for a person.
+pub const NEVER: Millis = Millis::MAX;
 /// Characters of a worker's last words that are kept.
 pub const ERROR_CHARS_MAX: usize = 1_000;
 
@@ -263,6 +266,22 @@ pub struct Received {
     pub buried_in: Vec<String>,
 }
 
+/// What an acknowledgement did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledged {
+    Deleted,
+    /// The receipt was no longer the latest, or the message was gone: nothing was deleted, and SQS says that is fine.
+    Stale,
+}
+
+/// What a worker's report led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled {
+    Again { due: Millis },
+    Buried { queue: String },
+    Quarantined,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Move {
     pub handle: String,
@@ -303,4 +322,13 @@ impl MoveState {
             _ => MoveState::Failed,
         }
     }
+}
+
+/// How far a step of a move came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    pub many: u32,
+    pub state: MoveState,
+    /// Queues that got messages.
+    pub into: Vec<String>,
 }

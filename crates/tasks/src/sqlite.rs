@@ -23,18 +23,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_store::{Options, Store};
 
-pub(crate) use self::flow::{AttemptNote, AttemptRow, Filter, Found, Keep, NewRun, RunRow, Submitted};
-pub use self::moves::Moved;
-pub(crate) use self::schema::{decode, encode};
-pub use self::settle::{Acknowledged, Settled};
-pub use self::work::{Attempt, Begun};
 use ring::rand::{SecureRandom, SystemRandom};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::clock::{Clock, Millis, Ticks};
 use crate::error::{Error, Result};
+use crate::queue::Spec;
+use crate::queue::entry::Entry;
 use crate::queue::receipt::Sealer;
-use crate::queue::{MessageId, Spec};
 
 /// Operations that wait to be written; more are told to come again.
 const WRITES_WAITING_MAX: usize = 8_192;
@@ -45,12 +41,9 @@ const RESERVE_BYTES: u64 = 8 << 20;
 /// Larger groups of 1 KiB messages reach this in some seconds; a checkpoint then costs less than 100 ms.
 const WAL_BYTES_MAX: u64 = 64 << 20;
 
-/// Places in one queue: enough for 30,000 messages a second over a year.
-const PLACE_BITS: u32 = 40;
-
 /// A handle; clones share the file.
 #[derive(Clone)]
-pub struct Sqlite {
+pub(crate) struct Sqlite {
     store: Store,
     clock: Clock,
     sealer: Sealer,
@@ -67,39 +60,6 @@ struct Cache {
     in_flight: HashMap<i64, u32>,
 }
 
-/// A queue as operations need it.
-#[derive(Debug)]
-struct Entry {
-    number: i64,
-    name: String,
-    spec: Arc<Spec>,
-    /// Messages up to here are gone: purged, and their rows swept later.
-    floor: i64,
-}
-
-impl Entry {
-    fn low(&self) -> i64 {
-        (self.number << PLACE_BITS) + self.floor
-    }
-
-    fn high(&self) -> i64 {
-        ((self.number + 1) << PLACE_BITS) - 1
-    }
-
-    fn id(&self, place: i64) -> i64 {
-        (self.number << PLACE_BITS) + place
-    }
-
-    /// Of this queue, and not purged.
-    fn holds(&self, id: i64) -> bool {
-        id > self.low() && id <= self.high()
-    }
-}
-
-fn place(id: i64) -> u64 {
-    (id & ((1 << PLACE_BITS) - 1)).unsigned_abs()
-}
-
 /// What one operation works with, on the writer thread.
 struct Work<'a> {
     db: &'a Connection,
@@ -110,12 +70,12 @@ struct Work<'a> {
 }
 
 impl Sqlite {
-    pub fn open(path: &Path, memory_bytes: u64) -> Result<Sqlite> {
+    pub(crate) fn open(path: &Path, memory_bytes: u64) -> Result<Sqlite> {
         Sqlite::open_by(path, memory_bytes, crate::clock::boot)
     }
 
     /// With a clock of the caller's.
-    pub fn open_by(path: &Path, memory_bytes: u64, ticks: Ticks) -> Result<Sqlite> {
+    pub(crate) fn open_by(path: &Path, memory_bytes: u64, ticks: Ticks) -> Result<Sqlite> {
         let cache = Arc::new(Mutex::new(Cache::default()));
         let forget = cache.clone();
         let options = Options {
@@ -149,21 +109,21 @@ impl Sqlite {
         Ok(Sqlite { store, clock, sealer: Sealer::new(&secret), epoch, cache })
     }
 
-    pub fn clock(&self) -> &Clock {
+    pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }
 
     /// Why nothing can be written any more, once it is so: the process should end and begin anew.
-    pub fn failure(&self) -> Option<String> {
+    pub(crate) fn failure(&self) -> Option<String> {
         self.store.failure()
     }
 
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.store.close();
     }
 
     /// From memory, if it was used since the plane began.
-    pub async fn spec(&self, queue: &str) -> Result<Arc<Spec>> {
+    pub(crate) async fn spec(&self, queue: &str) -> Result<Arc<Spec>> {
         let known = {
             let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
             cache.entries.get(queue).map(|entry| entry.spec.clone())
@@ -255,7 +215,8 @@ impl Work<'_> {
             .query_row([name], |r| Ok((r.get(0)?, r.get::<_, String>(1)?, r.get(2)?)))
             .optional()?;
         let Some((number, spec, floor)) = found else { return Ok(None) };
-        let entry = Arc::new(Entry { number, name: name.to_owned(), spec: Arc::new(schema::spec(&spec)?), floor });
+        let entry =
+            Arc::new(Entry { number, name: name.to_owned(), spec: Arc::new(crate::store::spec(&spec)?), floor });
         self.cache.entries.insert(name.to_owned(), entry.clone());
         Ok(Some(entry))
     }
@@ -303,13 +264,6 @@ impl Work<'_> {
         }
         self.count(entry, -gone)
     }
-}
-
-fn message_id(bytes: Vec<u8>) -> MessageId {
-    let mut id = [0; 16];
-    let length = bytes.len().min(16);
-    id[..length].copy_from_slice(&bytes[..length]);
-    MessageId(id)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod attempt;
 mod call;
+pub(crate) mod history;
 mod replay;
 
 use std::collections::BTreeMap;

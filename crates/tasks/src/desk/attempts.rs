@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::clock::{Millis, boot as now};
 use crate::queue::{DEDUPLICATION_MS, Delivery};
-use crate::sqlite::Sqlite;
+use crate::store::Store;
 
 /// Bodies of receives that are remembered; the oldest are forgotten first.
 const BYTES_MAX: usize = 16 << 20;
@@ -45,7 +45,7 @@ impl Attempts {
     /// The messages of an earlier receive, held anew; `None` when one of them was deleted, given back or changed.
     pub(super) async fn again(
         &self,
-        store: &Sqlite,
+        store: &dyn Store,
         queue: &str,
         attempt: &str,
         visibility_ms: Option<u64>,

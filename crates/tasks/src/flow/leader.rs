@@ -11,9 +11,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{oneshot, watch};
 
 use super::attempt::{self, Attempt};
+use super::stored::{AttemptNote, Keep};
 use super::{AGAIN, Flows, Pinned, Told, state, time, value};
 use crate::error::{Error, Result};
-use crate::sqlite::{AttemptNote, Keep};
 
 /// A deadline far away is looked at again: the clock of timers stands still while the machine sleeps, engine time does not.
 const SLEEP_MAX: Duration = Duration::from_secs(60);

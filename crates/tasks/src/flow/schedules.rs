@@ -9,9 +9,9 @@ use holdfast_policy::flow::Event;
 use holdfast_policy::schedule::{Clock, Cron, Look, Schedule, Verdict, rfc3339};
 
 use super::declared::Workflow;
+use super::stored::NewRun;
 use super::{Flows, lock, zone};
 use crate::error::{Error, Result};
-use crate::sqlite::NewRun;
 
 /// Firings are whole minutes; a run begins at most this much later.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -440,11 +440,11 @@ impl From<Word> for Audit {
 
 /// As it stands in the table.
 pub(crate) fn encode(state: &State) -> crate::Result<String> {
-    crate::sqlite::encode(&Stored::from(state))
+    crate::store::encode(&Stored::from(state))
 }
 
 pub(crate) fn decode(text: &str) -> crate::Result<flow::State> {
-    Ok(crate::sqlite::decode::<Stored>(text, "state of a run")?.into())
+    Ok(crate::store::decode::<Stored>(text, "state of a run")?.into())
 }
 
 #[cfg(test)]

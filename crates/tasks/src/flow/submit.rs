@@ -7,9 +7,9 @@ use holdfast_policy::flow::{Key, ParameterKind, Value};
 
 use super::declared::Workflow;
 use super::leader::First;
+use super::stored::{NewRun, Submitted};
 use super::{Flows, Pinned};
 use crate::error::{Error, Result};
-use crate::sqlite::{NewRun, Submitted};
 
 impl Flows {
     /// The same key with the same parameters is the same run.

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::declared::{Made, Step, Work};
+use super::stored::{Filter, Keep, NewRun};
 use super::*;
-use crate::sqlite::{Filter, Keep, NewRun, Sqlite};
+use crate::sqlite::Sqlite;
 
 mod schedules;
 
@@ -32,7 +33,7 @@ impl Rig {
         let closing = watch::Sender::new(false);
         let nothing = Path::new("/nonexistent").to_owned();
         let flows = Flows::new(Ground {
-            desk: Desk::open(store.clone()),
+            desk: Desk::open(Arc::new(store.clone())),
             exe: Arc::new(nothing.clone()),
             work: Arc::new(nothing),
             files: dir.path().join("flow"),

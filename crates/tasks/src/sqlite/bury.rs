@@ -2,9 +2,11 @@
 
 use rusqlite::params;
 
-use super::{Entry, Work, schema};
+use super::Work;
 use crate::error::Result;
+use crate::queue::entry::Entry;
 use crate::queue::{Buried, ERROR_CHARS_MAX};
+use crate::store::encode;
 
 impl Work<'_> {
     /// To the dead letters of its queue; `None` when there are none to go to (their queue was deleted): it stays.
@@ -28,7 +30,7 @@ impl Work<'_> {
     /// so that retention counts from there; a FIFO queue begins anew.
     pub(super) fn transfer(&mut self, from: &Entry, id: i64, to: &Entry, story: Option<&Buried>) -> Result<()> {
         let new = to.id(self.places(to, 1)?);
-        let story = story.map(schema::encode).transpose()?;
+        let story = story.map(encode).transpose()?;
         let sent = to.spec.fifo.then_some(self.now);
         let moved = self
             .db

@@ -5,20 +5,22 @@ use std::collections::BTreeMap;
 use holdfast_store::Store;
 use rusqlite::{OptionalExtension, params};
 
-use super::{PLACE_BITS, Sqlite, Work, schema};
+use super::{Sqlite, Work};
 use crate::clock::Millis;
 use crate::error::{Error, Result};
+use crate::queue::entry::PLACE_BITS;
 use crate::queue::{DELETED_FOR_MS, PURGE_EVERY_MS, QUEUES_MAX, Queue, Spec};
+use crate::store::{self, Edit, encode};
 
 impl Sqlite {
     /// The same definition again is no error.
-    pub async fn create(&self, name: &str, spec: Spec, tags: BTreeMap<String, String>) -> Result<()> {
+    pub(crate) async fn create(&self, name: &str, spec: Spec, tags: BTreeMap<String, String>) -> Result<()> {
         let name = name.to_owned();
         self.write_if_room(move |work| work.create(&name, &spec, &tags)).await
     }
 
     /// Makes the queue, or makes it be so.
-    pub async fn declare(&self, name: &str, spec: Spec, tags: BTreeMap<String, String>) -> Result<()> {
+    pub(crate) async fn declare(&self, name: &str, spec: Spec, tags: BTreeMap<String, String>) -> Result<()> {
         let name = name.to_owned();
         self.write(move |work| {
             if work.find(&name)?.is_none() {
@@ -39,41 +41,35 @@ impl Sqlite {
         .await
     }
 
-    pub async fn change<F>(&self, name: &str, mut change: F) -> Result<()>
-    where
-        F: FnMut(&mut Spec) -> Result<()> + Send + 'static,
-    {
+    pub(crate) async fn change(&self, name: &str, mut change: Edit<Spec>) -> Result<()> {
         let name = name.to_owned();
         self.write(move |work| work.change(&name, &mut change)).await
     }
 
-    pub async fn change_tags<F>(&self, name: &str, mut change: F) -> Result<()>
-    where
-        F: FnMut(&mut BTreeMap<String, String>) -> Result<()> + Send + 'static,
-    {
+    pub(crate) async fn change_tags(&self, name: &str, mut change: Edit<BTreeMap<String, String>>) -> Result<()> {
         let name = name.to_owned();
         self.write(move |work| {
             work.entry(&name)?;
             let text: String = work.db.query_row("SELECT tags FROM queue WHERE name = ?1", [&name], |r| r.get(0))?;
-            let mut tags = schema::decode(&text, "tags of a queue")?;
+            let mut tags = store::decode(&text, "tags of a queue")?;
             change(&mut tags)?;
             work.set_tags(&name, &tags)
         })
         .await
     }
 
-    pub async fn delete(&self, name: &str) -> Result<()> {
+    pub(crate) async fn delete(&self, name: &str) -> Result<()> {
         let name = name.to_owned();
         self.write(move |work| work.delete(&name)).await
     }
 
     /// Messages sent before are gone, those in flight too.
-    pub async fn purge(&self, name: &str) -> Result<()> {
+    pub(crate) async fn purge(&self, name: &str) -> Result<()> {
         let name = name.to_owned();
         self.write(move |work| work.purge(&name)).await
     }
 
-    pub async fn get(&self, name: &str) -> Result<Queue> {
+    pub(crate) async fn get(&self, name: &str) -> Result<Queue> {
         let wanted = name.to_owned();
         let found = read(&self.store, move |db| {
             let row = db
@@ -86,7 +82,7 @@ impl Sqlite {
     }
 
     /// In order of their names, after `after`.
-    pub async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Queue>> {
+    pub(crate) async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Queue>> {
         let (prefix, after) = (prefix.to_owned(), after.unwrap_or_default().to_owned());
         let rows = read(&self.store, move |db| {
             let mut query = db.prepare_cached(
@@ -123,8 +119,8 @@ fn row(r: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
 impl Row {
     fn decode(self) -> Result<Queue> {
         Ok(Queue {
-            spec: schema::spec(&self.spec)?,
-            tags: schema::decode(&self.tags, "tags of a queue")?,
+            spec: store::spec(&self.spec)?,
+            tags: store::decode(&self.tags, "tags of a queue")?,
             name: self.name,
             created: self.created,
             modified: self.modified,
@@ -153,7 +149,7 @@ impl Work<'_> {
         self.check_dead_letter(name, spec)?;
         self.db
             .prepare_cached("INSERT INTO queue (name, spec, tags, created, modified) VALUES (?1, ?2, ?3, ?4, ?4)")?
-            .execute(params![name, schema::encode(spec)?, schema::encode(tags)?, self.now])?;
+            .execute(params![name, encode(spec)?, encode(tags)?, self.now])?;
         Ok(())
     }
 
@@ -167,7 +163,7 @@ impl Work<'_> {
         self.check_dead_letter(name, &spec)?;
         self.db.prepare_cached("UPDATE queue SET spec = ?2, modified = ?3 WHERE name = ?1")?.execute(params![
             name,
-            schema::encode(&spec)?,
+            encode(&spec)?,
             self.now
         ])?;
         self.forget(name);
@@ -194,9 +190,7 @@ impl Work<'_> {
     }
 
     fn set_tags(&mut self, name: &str, tags: &BTreeMap<String, String>) -> Result<()> {
-        self.db
-            .prepare_cached("UPDATE queue SET tags = ?2 WHERE name = ?1")?
-            .execute(params![name, schema::encode(tags)?])?;
+        self.db.prepare_cached("UPDATE queue SET tags = ?2 WHERE name = ?1")?.execute(params![name, encode(tags)?])?;
         Ok(())
     }
 

@@ -5,9 +5,10 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{Entry, Work};
+use super::Work;
 use crate::clock::Millis;
 use crate::error::Result;
+use crate::queue::entry::Entry;
 
 /// Messages of one group in flight at once: a receive takes no more, and a second one takes none.
 const GROUP_IN_FLIGHT_MAX: u32 = 10;

@@ -1,76 +1,25 @@
 //! Runs of workflows: each with the definition it began with and the state of its machine, replaced only by who has seen it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use holdfast_policy::flow::{self, Run, Submission, Value};
+use holdfast_policy::flow::{self, Run, Submission};
 use holdfast_policy::schedule::{self, Overlap, Verdict};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::catalogue::read;
-use super::{PLACE_BITS, Sqlite, Work, schema};
-use crate::clock::Millis;
+use super::{Sqlite, Work};
+
 use crate::error::{Error, Result};
-use crate::flow::{Pinned, RUNS_KEPT_MAX, RUNS_MAX, state};
+use crate::flow::stored::{AttemptNote, AttemptRow, Fate, Filter, Found, Keep, NewRun, RunRow, Submitted};
+use crate::flow::{RUNS_KEPT_MAX, RUNS_MAX, state};
 use crate::queue::Sent;
+use crate::queue::entry::PLACE_BITS;
+use crate::store::encode;
 
 /// Of one item of one step: what is tried without end is remembered by its latest attempts.
 const ATTEMPTS_KEPT: u32 = 100;
 /// Rows that one sweep takes away.
 const SWEEP_ROWS: u32 = 50;
-
-/// A run that somebody asks for.
-#[derive(Clone)]
-pub(crate) struct NewRun {
-    pub(crate) pinned: Arc<Pinned>,
-    pub(crate) parameters: BTreeMap<String, Value>,
-    pub(crate) key: Option<String>,
-    /// Run whose step asks for it.
-    pub(crate) parent: Option<String>,
-    /// Of the schedule, in seconds UTC.
-    pub(crate) nominal: Option<i64>,
-    /// It begins when the others of its workflow are over.
-    pub(crate) held: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Submitted {
-    pub(crate) id: String,
-    /// It was not there before.
-    pub(crate) fresh: bool,
-}
-
-/// What became of a firing of a schedule.
-#[derive(Clone, Debug)]
-pub(crate) struct Fate {
-    pub(crate) verdict: Verdict,
-    pub(crate) run: Option<String>,
-    /// To be cancelled for it.
-    pub(crate) others: Vec<String>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct RunRow {
-    pub(crate) number: i64,
-    pub(crate) id: String,
-    pub(crate) workflow: String,
-    /// Hash.
-    pub(crate) definition: String,
-    pub(crate) version: u64,
-    pub(crate) state: String,
-    pub(crate) status: String,
-    pub(crate) over: bool,
-    pub(crate) held: bool,
-    pub(crate) priority: i32,
-    pub(crate) created: Millis,
-    pub(crate) ended: Option<Millis>,
-    pub(crate) key: Option<String>,
-    pub(crate) parent: Option<String>,
-    pub(crate) nominal: Option<i64>,
-    /// JSON.
-    pub(crate) output: Option<String>,
-    pub(crate) error: Option<String>,
-}
 
 const COLUMNS: &str = "number, id, workflow, definition, version, state, status, over, held, priority, created, ended, key, \
                        parent, nominal, output, error";
@@ -95,50 +44,6 @@ fn row(r: &Row<'_>) -> rusqlite::Result<RunRow> {
         output: r.get(15)?,
         error: r.get(16)?,
     })
-}
-
-/// A state that replaces version `was`.
-#[derive(Clone, Debug)]
-pub(crate) struct Keep {
-    pub(crate) id: String,
-    pub(crate) was: u64,
-    pub(crate) version: u64,
-    pub(crate) state: String,
-    pub(crate) status: &'static str,
-    /// With how long it is kept from now.
-    pub(crate) over_ms: Option<u64>,
-    pub(crate) output: Option<String>,
-    pub(crate) error: Option<String>,
-    pub(crate) notes: Vec<AttemptNote>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct AttemptNote {
-    pub(crate) barrier: String,
-    pub(crate) attempt: u32,
-    /// `None` is its beginning.
-    pub(crate) outcome: Option<String>,
-    pub(crate) words: String,
-    /// End of what it printed.
-    pub(crate) output: Option<String>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct AttemptRow {
-    pub(crate) barrier: String,
-    pub(crate) attempt: u32,
-    pub(crate) began: Millis,
-    pub(crate) ended: Option<Millis>,
-    pub(crate) outcome: Option<String>,
-    pub(crate) words: Option<String>,
-    pub(crate) output: Option<String>,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Filter {
-    pub(crate) workflow: Option<String>,
-    pub(crate) status: Option<String>,
-    pub(crate) many: u32,
 }
 
 impl Sqlite {
@@ -322,7 +227,7 @@ impl Sqlite {
             if let Some(receives) = here {
                 return Ok(Some(Found::Waits { receives }));
             }
-            let dead = schema::spec(&spec).ok().and_then(|spec| spec.dead_letter);
+            let dead = crate::store::spec(&spec).ok().and_then(|spec| spec.dead_letter);
             let Some(dead) = dead else { return Ok(None) };
             let story: Option<Option<String>> = db
                 .prepare_cached(
@@ -337,26 +242,12 @@ impl Sqlite {
     }
 }
 
-/// A message that a step waits for.
-#[derive(Clone, Debug)]
-pub(crate) enum Found {
-    Waits {
-        receives: u32,
-    },
-    /// Or its queue was deleted.
-    Purged,
-    /// Among the dead letters, with their JSON.
-    Dead {
-        story: String,
-    },
-}
-
 impl Work<'_> {
     fn submit_run(&mut self, new: &NewRun) -> Result<Submitted> {
         let name = &new.pinned.declared.name;
         let json: BTreeMap<&String, serde_json::Value> =
             new.parameters.iter().map(|(name, value)| (name, crate::flow::value::to_json(value))).collect();
-        let asked = schema::encode(&json)?;
+        let asked = encode(&json)?;
         if let Some(key) = &new.key {
             let known = self
                 .db

@@ -2,13 +2,15 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::Sqlite;
 use super::catalogue::read;
-use super::{PLACE_BITS, Sqlite, message_id, schema};
 use crate::error::{Error, Result};
-use crate::queue::{Counts, Peeked};
+use crate::queue::entry::{PLACE_BITS, message_id};
+use crate::queue::{Counts, NEVER, Peeked};
+use crate::store::decode;
 
 impl Sqlite {
-    pub async fn counts(&self, queue: &str) -> Result<Counts> {
+    pub(crate) async fn counts(&self, queue: &str) -> Result<Counts> {
         let (name, now) = (queue.to_owned(), self.clock.now());
         let counts = read(&self.store, move |db| {
             let row = db
@@ -22,7 +24,7 @@ impl Sqlite {
                     "SELECT count(*) FILTER (WHERE receives > 0 AND due < ?4), count(*) FILTER (WHERE receives = 0 OR due = ?4)
                      FROM claim WHERE queue = ?1 AND due > ?2 AND id > ?3",
                 )?
-                .query_row(params![number, now, low, schema::NEVER], |r| Ok((r.get(0)?, r.get(1)?)))?;
+                .query_row(params![number, now, low, NEVER], |r| Ok((r.get(0)?, r.get(1)?)))?;
             let oldest: Option<i64> = db
                 .prepare_cached("SELECT sent FROM message WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT 1")?
                 .query_row([low, (number + 1) << PLACE_BITS], |r| r.get(0))
@@ -38,7 +40,7 @@ impl Sqlite {
     }
 
     /// The first `many` messages in order of sending.
-    pub async fn peek(&self, queue: &str, many: u32) -> Result<Vec<Peeked>> {
+    pub(crate) async fn peek(&self, queue: &str, many: u32) -> Result<Vec<Peeked>> {
         let name = queue.to_owned();
         let rows = read(&self.store, move |db| {
             let row = db
@@ -61,7 +63,7 @@ impl Sqlite {
                     receives: r.get(3)?,
                     failures: r.get(4)?,
                     crashes: r.get(5)?,
-                    due: (due < schema::NEVER).then_some(due),
+                    due: (due < NEVER).then_some(due),
                     group: r.get(7)?,
                     error: r.get(8)?,
                     buried: None,
@@ -73,7 +75,7 @@ impl Sqlite {
         let rows = rows.await?.ok_or_else(|| Error::NoQueue { queue: queue.to_owned() })?;
         rows.into_iter()
             .map(|(mut peeked, story)| {
-                peeked.buried = story.map(|text| schema::decode(&text, "story of a dead letter")).transpose()?;
+                peeked.buried = story.map(|text| decode(&text, "story of a dead letter")).transpose()?;
                 Ok(peeked)
             })
             .collect()

@@ -5,38 +5,34 @@ use rusqlite::{OptionalExtension, params};
 use super::catalogue::read;
 use super::{Sqlite, Work};
 use crate::error::{Error, Result};
-use crate::queue::{Buried, Move, MoveState};
+use crate::queue::{Buried, Move, MoveState, Moved, NEVER};
 
 /// Tasks of one source that are remembered.
 const REMEMBERED: i64 = 10;
 
 const COLUMNS: &str = "handle, source, destination, state, rate, moved, to_move, failure, started";
 
-/// How far a step of a move came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Moved {
-    pub many: u32,
-    pub state: MoveState,
-    /// Queues that got messages.
-    pub into: Vec<String>,
-}
-
 impl Sqlite {
     /// Begins to move what is in `source` now; the caller makes the steps.
-    pub async fn start_move(&self, source: &str, destination: Option<&str>, rate_max: Option<u32>) -> Result<Move> {
+    pub(crate) async fn start_move(
+        &self,
+        source: &str,
+        destination: Option<&str>,
+        rate_max: Option<u32>,
+    ) -> Result<Move> {
         let (source, destination) = (source.to_owned(), destination.map(str::to_owned));
-        let handle = super::send::random()?.to_string();
+        let handle = crate::queue::entry::random()?.to_string();
         self.write_if_room(move |work| work.start_move(&handle, &source, destination.as_deref(), rate_max)).await
     }
 
     /// One step of at most `many` messages.
-    pub async fn step_move(&self, handle: &str, many: u32) -> Result<Moved> {
+    pub(crate) async fn step_move(&self, handle: &str, many: u32) -> Result<Moved> {
         let handle = handle.to_owned();
         self.write(move |work| work.step_move(&handle, many)).await
     }
 
     /// What was moved stays moved.
-    pub async fn cancel_move(&self, handle: &str) -> Result<Move> {
+    pub(crate) async fn cancel_move(&self, handle: &str) -> Result<Move> {
         let handle = handle.to_owned();
         self.write(move |work| {
             let known = work.get_move(&handle)?;
@@ -49,13 +45,13 @@ impl Sqlite {
     }
 
     /// The latest first.
-    pub async fn moves(&self, source: &str, limit: usize) -> Result<Vec<Move>> {
+    pub(crate) async fn moves(&self, source: &str, limit: usize) -> Result<Vec<Move>> {
         let source = source.to_owned();
         self.list_moves("source = ?1 ORDER BY started DESC, rowid DESC LIMIT ?2", source, limit).await
     }
 
     /// Those that a plane that died has left.
-    pub async fn running_moves(&self, limit: usize) -> Result<Vec<Move>> {
+    pub(crate) async fn running_moves(&self, limit: usize) -> Result<Vec<Move>> {
         self.list_moves("state = ?1 ORDER BY started LIMIT ?2", MoveState::Running.word().to_owned(), limit).await
     }
 
@@ -180,7 +176,7 @@ impl Work<'_> {
             "SELECT m.id FROM message m LEFT JOIN claim c ON c.id = m.id
              WHERE m.id > ?1 AND m.id <= ?2 AND (c.id IS NULL OR c.due <= ?3 OR c.due = ?4) ORDER BY m.id LIMIT ?5",
         )?;
-        let rows = query.query_map(params![entry.low(), last, self.now, super::schema::NEVER, many], |r| r.get(0))?;
+        let rows = query.query_map(params![entry.low(), last, self.now, NEVER, many], |r| r.get(0))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use holdfast_policy::queue::{Record, due};
 use rusqlite::{OptionalExtension, params};
 
-use super::{Entry, Sqlite, Work, place, schema};
+use super::{Sqlite, Work};
 use crate::clock::Millis;
 use crate::error::{Error, Result};
+use crate::queue::entry::{Entry, message_id, place};
 use crate::queue::receipt::Receipt;
-use crate::queue::{Delivery, IN_FLIGHT_MAX, Received};
+use crate::queue::{Delivery, IN_FLIGHT_MAX, NEVER, Received};
+use crate::store::decode;
 
 /// Dead letters and expired messages that one receive clears away before it answers with what it has.
 const CLEARED_MAX: u32 = 100;
@@ -29,7 +31,7 @@ const FRESH: Record = Record { receives: 0, failures: 0, crashes: 0 };
 
 impl Sqlite {
     /// At most `many` messages, invisible to others for `visibility_ms` (`None`: as the queue says).
-    pub async fn receive(&self, queue: &str, many: u32, visibility_ms: Option<u64>) -> Result<Received> {
+    pub(crate) async fn receive(&self, queue: &str, many: u32, visibility_ms: Option<u64>) -> Result<Received> {
         let (queue, name) = (queue.to_owned(), queue.to_owned());
         let op = move |work: &mut Work<'_>| work.receive(&queue, many, visibility_ms);
         self.run(op, move |this, received| this.give_back(name, &received), false).await
@@ -104,7 +106,7 @@ impl Work<'_> {
         let counted: u32 = self
             .db
             .prepare_cached("SELECT count(*) FROM claim WHERE queue = ?1 AND due > ?2 AND due < ?3 AND receives > 0")?
-            .query_row(params![entry.number, self.now, schema::NEVER], |r| r.get(0))?;
+            .query_row(params![entry.number, self.now, NEVER], |r| r.get(0))?;
         self.cache.in_flight.insert(entry.number, counted);
         match counted + many > IN_FLIGHT_MAX {
             true => Err(Error::InFlight { queue: entry.name.clone(), limit: IN_FLIGHT_MAX }),
@@ -279,7 +281,7 @@ impl Work<'_> {
             )?
             .query_row([id], |r| {
                 let delivery = Delivery {
-                    message: super::message_id(r.get(0)?),
+                    message: message_id(r.get(0)?),
                     receipt: String::new(),
                     sent: r.get(1)?,
                     body: r.get(2)?,
@@ -298,7 +300,7 @@ impl Work<'_> {
             })
             .optional()?;
         let Some((mut delivery, buried)) = row else { return Ok(None) };
-        delivery.buried = buried.map(|text| schema::decode(&text, "story of a dead letter")).transpose()?;
+        delivery.buried = buried.map(|text| decode(&text, "story of a dead letter")).transpose()?;
         Ok(Some(delivery))
     }
 
@@ -309,6 +311,6 @@ impl Work<'_> {
         };
         let due: Option<Millis> =
             self.db.prepare_cached(sql)?.query_row(params![entry.number, self.now, entry.low()], |r| r.get(0))?;
-        Ok(due.filter(|due| *due < schema::NEVER))
+        Ok(due.filter(|due| *due < NEVER))
     }
 }

@@ -1,10 +1,4 @@
-//! The tables, and what is stored in them as JSON.
-
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use crate::error::{Error, Result};
-use crate::queue::Spec;
+//! The tables.
 
 /// Only ever append.
 pub(super) const MIGRATIONS: &[&str] = &["
@@ -120,20 +114,3 @@ CREATE TABLE flow_attempt (
 ) WITHOUT ROWID;
 CREATE TABLE flow_schedule (workflow TEXT PRIMARY KEY, pattern TEXT NOT NULL, watermark INTEGER NOT NULL) WITHOUT ROWID;
 "];
-
-/// Due of a message that waits for a person.
-pub(super) const NEVER: i64 = i64::MAX;
-
-pub(super) fn spec(text: &str) -> Result<Spec> {
-    decode(text, "definition of a queue")
-}
-
-pub(crate) fn decode<T: DeserializeOwned>(text: &str, what: &str) -> Result<T> {
-    serde_json::from_str(text)
-        .map_err(|e| Error::System { what: format!("read the stored {what}"), source: std::io::Error::other(e) })
-}
-
-pub(crate) fn encode(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value)
-        .map_err(|e| Error::System { what: "encode what is stored".into(), source: std::io::Error::other(e) })
-}

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use ring::digest;
-use ring::rand::{SecureRandom, SystemRandom};
 use rusqlite::{OptionalExtension, params};
 
-use super::{Entry, Sqlite, Work, message_id, place};
+use super::{Sqlite, Work};
 use crate::clock::Millis;
 use crate::error::{Error, Result};
+use crate::queue::entry::{Entry, message_id, place, random};
 use crate::queue::{DEDUPLICATION_MS, MessageId, New, Sent};
 
 impl Sqlite {
     /// One answer for each message, in order: a message that is refused takes no other with it.
-    pub async fn send(&self, queue: &str, messages: Vec<New>) -> Result<Vec<Result<Sent>>> {
+    pub(crate) async fn send(&self, queue: &str, messages: Vec<New>) -> Result<Vec<Result<Sent>>> {
         let (queue, messages) = (queue.to_owned(), Arc::new(messages));
         self.write_if_room(move |work| work.send(&queue, &messages)).await
     }
@@ -194,16 +194,4 @@ fn deduplication_key(entry: &Entry, message: &New) -> Option<String> {
         Some(group) => format!("g:{group}\n{id}"),
         None => format!("d:{id}"),
     })
-}
-
-/// A random UUID, version 4 (RFC 9562).
-pub(super) fn random() -> Result<MessageId> {
-    let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::System {
-        what: "draw a message id".into(),
-        source: std::io::Error::other("the kernel gives no random bytes"),
-    })?;
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    Ok(MessageId(bytes))
 }

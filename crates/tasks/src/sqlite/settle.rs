@@ -4,27 +4,12 @@ use holdfast_policy::queue::{Next, Record, Report, reported};
 use holdfast_policy::rng::Rng;
 use rusqlite::{OptionalExtension, params};
 
-use super::{Entry, Sqlite, Work, schema};
+use super::{Sqlite, Work};
 use crate::clock::Millis;
 use crate::error::{Error, Result};
+use crate::queue::entry::{Entry, PLACE_BITS};
 use crate::queue::receipt::Receipt;
-use crate::queue::{ERROR_CHARS_MAX, VISIBILITY_MAX_MS};
-
-/// What an acknowledgement did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acknowledged {
-    Deleted,
-    /// The receipt was no longer the latest, or the message was gone: nothing was deleted, and SQS says that is fine.
-    Stale,
-}
-
-/// What a worker's report led to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settled {
-    Again { due: Millis },
-    Buried { queue: String },
-    Quarantined,
-}
+use crate::queue::{Acknowledged, ERROR_CHARS_MAX, NEVER, Settled, VISIBILITY_MAX_MS};
 
 struct Claim {
     record: Record,
@@ -35,7 +20,7 @@ struct Claim {
 impl Sqlite {
     /// With `strict` a receipt that ran out is refused even if nobody else received the message: whoever held it could not
     /// know that it was still theirs.
-    pub async fn acknowledge(
+    pub(crate) async fn acknowledge(
         &self,
         queue: &str,
         receipts: Vec<String>,
@@ -57,7 +42,7 @@ impl Sqlite {
     }
 
     /// Milliseconds from now; 0 gives the message back.
-    pub async fn change_visibility(&self, queue: &str, changes: Vec<(String, u64)>) -> Result<Vec<Result<()>>> {
+    pub(crate) async fn change_visibility(&self, queue: &str, changes: Vec<(String, u64)>) -> Result<Vec<Result<()>>> {
         let queue = queue.to_owned();
         let changes: Vec<_> = changes.iter().map(|(handle, ms)| (self.sealer.open(handle), *ms)).collect();
         self.write(move |work| {
@@ -69,14 +54,14 @@ impl Sqlite {
 
     /// Nobody looked at the message: others may have it at once, and nothing is charged. Its receipt is void from now on,
     /// and must not be used again.
-    pub async fn hand_back(&self, queue: &str, receipt: &str) -> Result<()> {
+    pub(crate) async fn hand_back(&self, queue: &str, receipt: &str) -> Result<()> {
         let queue = queue.to_owned();
         let receipt = self.sealer.open(receipt);
         self.write(move |work| work.hand_back(&queue, receipt)).await
     }
 
     /// A worker did not finish the message. Refused when its claim ran out: somebody else may have it.
-    pub async fn report(&self, queue: &str, receipt: &str, report: Report, words: &str) -> Result<Settled> {
+    pub(crate) async fn report(&self, queue: &str, receipt: &str, report: Report, words: &str) -> Result<Settled> {
         let queue = queue.to_owned();
         let receipt = self.sealer.open(receipt);
         let words: String = words.chars().take(ERROR_CHARS_MAX).collect();
@@ -196,7 +181,7 @@ impl Work<'_> {
                 Ok(Settled::Again { due })
             }
             Next::Bury(_) | Next::Quarantine => {
-                self.set_due(&entry, receipt.id, schema::NEVER)?;
+                self.set_due(&entry, receipt.id, NEVER)?;
                 Ok(Settled::Quarantined)
             }
         }
@@ -207,7 +192,7 @@ impl Work<'_> {
 fn check(entry: &Entry, receipt: Option<Receipt>) -> Result<Option<Receipt>> {
     let refused = |reason| Error::Receipt { queue: entry.name.clone(), reason };
     let receipt = receipt.ok_or_else(|| refused("nobody here made it"))?;
-    if receipt.id >> super::PLACE_BITS != entry.number {
+    if receipt.id >> PLACE_BITS != entry.number {
         return Err(refused("it is of another queue"));
     }
     Ok(entry.holds(receipt.id).then_some(receipt))

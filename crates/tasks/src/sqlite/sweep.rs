@@ -13,18 +13,18 @@ const STEP_ROWS: u32 = 1_000;
 
 impl Sqlite {
     /// One step; true when there is more to do at once.
-    pub async fn sweep(&self) -> Result<bool> {
+    pub(crate) async fn sweep(&self) -> Result<bool> {
         self.write(|work| Ok(work.sweep_doomed()? | work.sweep_seen()?)).await
     }
 
     /// Expired messages of one queue: those at its head, and those among the next rows after `from`, because dead letters
     /// are not in the order of their sending. Returns where to go on, `None` at the end.
-    pub async fn expire(&self, queue: &str, from: i64) -> Result<Option<i64>> {
+    pub(crate) async fn expire(&self, queue: &str, from: i64) -> Result<Option<i64>> {
         let queue = queue.to_owned();
         self.write(move |work| work.expire(&queue, from)).await
     }
 
-    pub async fn keep_clock(&self) -> Result<()> {
+    pub(crate) async fn keep_clock(&self) -> Result<()> {
         let clock = self.clock.clone();
         self.write(move |work| Ok(clock.keep(work.db)?)).await
     }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use holdfast_policy::queue::Report;
 
 use super::*;
-use crate::queue::{DeadLetter, DeadLetterOf, Delivery, MoveState, New, Retry};
+use crate::queue::{Acknowledged, DeadLetter, DeadLetterOf, Delivery, MoveState, New, Retry, Settled};
 
 mod model;
 

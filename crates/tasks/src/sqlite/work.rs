@@ -4,42 +4,14 @@ use rusqlite::params;
 
 use super::Sqlite;
 use super::catalogue::read;
-use crate::clock::Millis;
 use crate::error::Result;
+use crate::work::history::{Attempt, Begun};
 
 /// Ended attempts of one worker that are remembered.
 const REMEMBERED: i64 = 1_000;
 
-/// A program that works on a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Begun {
-    /// Of its job: worker, message and receive.
-    pub token: String,
-    pub worker: String,
-    pub queue: String,
-    pub receipt: String,
-    pub message: String,
-    pub receive: u32,
-    pub began: Millis,
-}
-
-/// An attempt that is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempt {
-    pub worker: String,
-    pub queue: String,
-    pub message: String,
-    pub receive: u32,
-    pub began: Millis,
-    pub ended: Millis,
-    /// `done`, `retry`, `dead`, `crashed`, `lost its lease`.
-    pub outcome: String,
-    /// The end of what it printed.
-    pub output: String,
-}
-
 impl Sqlite {
-    pub async fn begin_work(&self, work: Begun) -> Result<()> {
+    pub(crate) async fn begin_work(&self, work: Begun) -> Result<()> {
         self.write(move |w| {
             w.db.prepare_cached(
                 "INSERT OR IGNORE INTO work (token, worker, queue, receipt, message, receive, began)
@@ -60,7 +32,7 @@ impl Sqlite {
     }
 
     /// `token` names what was begun, if anything was.
-    pub async fn end_work(&self, token: Option<String>, attempt: Attempt) -> Result<()> {
+    pub(crate) async fn end_work(&self, token: Option<String>, attempt: Attempt) -> Result<()> {
         self.write(move |w| {
             if let Some(token) = &token {
                 w.db.prepare_cached("DELETE FROM work WHERE token = ?1")?.execute([token])?;
@@ -90,7 +62,7 @@ impl Sqlite {
     }
 
     /// What earlier processes have begun and not seen the end of.
-    pub async fn open_work(&self) -> Result<Vec<Begun>> {
+    pub(crate) async fn open_work(&self) -> Result<Vec<Begun>> {
         read(&self.store, |db| {
             let mut query =
                 db.prepare_cached("SELECT token, worker, queue, receipt, message, receive, began FROM work")?;
@@ -111,7 +83,7 @@ impl Sqlite {
     }
 
     /// The latest first.
-    pub async fn attempts(&self, worker: &str, limit: u32) -> Result<Vec<Attempt>> {
+    pub(crate) async fn attempts(&self, worker: &str, limit: u32) -> Result<Vec<Attempt>> {
         let worker = worker.to_owned();
         read(&self.store, move |db| {
             let mut query = db.prepare_cached(

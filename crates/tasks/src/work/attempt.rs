@@ -9,12 +9,12 @@ use holdfast_host::shim::Value;
 use holdfast_policy::queue::Report;
 use tokio::time::Instant;
 
+use super::history::{Attempt, Begun};
 use super::{Ground, call, replay};
 use crate::clock::Millis;
 use crate::definition::{EnvValue, How, Program, Worker};
 use crate::error::Error;
 use crate::queue::Delivery;
-use crate::sqlite::{Attempt, Begun};
 
 /// First look at a program's result, and the longest time between two.
 const LOOK_FIRST: Duration = Duration::from_millis(3);

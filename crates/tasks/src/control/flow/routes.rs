@@ -18,10 +18,10 @@ use crate::clock::Clock;
 use crate::control::routes::Answer;
 use crate::error::{Error, Result};
 use crate::flow::declared::Work;
+use crate::flow::stored::{AttemptRow, Filter, RunRow};
 use crate::flow::value::{from_json, to_json};
 use crate::flow::{read_log, state, typed};
 use crate::plane::Plane;
-use crate::sqlite::{AttemptRow, Filter, RunRow};
 
 pub(crate) fn router() -> Router<Plane> {
     Router::new()

@@ -7,8 +7,8 @@ use holdfast_policy::flow::{Event, Outcome, Value};
 
 use super::{Case, Ended};
 use crate::error::Error;
+use crate::flow::stored::RunRow;
 use crate::flow::value::from_json;
-use crate::sqlite::RunRow;
 
 /// Besides the word that some run is over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -6,8 +6,8 @@ use holdfast_policy::flow::{Event, Outcome, Value};
 
 use super::{Case, Ended};
 use crate::error::Error;
+use crate::flow::stored::Found;
 use crate::queue::{Buried, New, Sent, Spec};
-use crate::sqlite::Found;
 
 /// First look at the message, and the longest time between two.
 const LOOK_FIRST: Duration = Duration::from_millis(50);
