@@ -2,6 +2,7 @@
 
 pub(crate) mod entry;
 pub mod receipt;
+pub(crate) mod rules;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

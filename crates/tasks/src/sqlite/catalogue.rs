@@ -9,6 +9,7 @@ use super::{Sqlite, Work};
 use crate::clock::Millis;
 use crate::error::{Error, Result};
 use crate::queue::entry::PLACE_BITS;
+use crate::queue::rules;
 use crate::queue::{DELETED_FOR_MS, PURGE_EVERY_MS, QUEUES_MAX, Queue, Spec};
 use crate::store::{self, Edit, encode};
 
@@ -27,15 +28,7 @@ impl Sqlite {
                 work.db.execute("DELETE FROM deleted WHERE name = ?1", [&name])?;
                 return work.create(&name, &spec, &tags);
             }
-            work.change(&name, |known| {
-                if known.fifo != spec.fifo {
-                    return Err(Error::QueueExists { queue: name.clone(), what: "type (FIFO or not)" });
-                }
-                // What only clients set stays.
-                let kept = std::mem::take(&mut known.kept);
-                *known = Spec { kept, ..spec.clone() };
-                Ok(())
-            })?;
+            work.change(&name, |known| rules::declare(&name, known, &spec))?;
             work.set_tags(&name, &tags)
         })
         .await
@@ -131,11 +124,7 @@ impl Row {
 impl Work<'_> {
     fn create(&mut self, name: &str, spec: &Spec, tags: &BTreeMap<String, String>) -> Result<()> {
         if let Some(known) = self.find(name)? {
-            let same = Spec { declared: false, ..Spec::clone(&known.spec) } == Spec { declared: false, ..spec.clone() };
-            return match same {
-                true => Ok(()),
-                false => Err(Error::QueueExists { queue: name.to_owned(), what: "definition" }),
-            };
+            return rules::check_same(name, &known.spec, spec);
         }
         let deleted: Option<Millis> =
             self.db.query_row("SELECT at FROM deleted WHERE name = ?1", [name], |r| r.get(0)).optional()?;
@@ -170,23 +159,9 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// It exists, is of the same type, takes them, and is another one.
     fn check_dead_letter(&mut self, name: &str, spec: &Spec) -> Result<()> {
-        let Some(dead) = &spec.dead_letter else { return Ok(()) };
-        let invalid = |reason: String| Err(Error::Invalid { queue: name.to_owned(), reason });
-        if dead.queue == name {
-            return invalid("it cannot be its own dead-letter queue".into());
-        }
-        match self.find(&dead.queue)? {
-            None => invalid(format!("its dead-letter queue `{}` does not exist", dead.queue)),
-            Some(to) if to.spec.fifo != spec.fifo => {
-                invalid(format!("its dead-letter queue `{}` is of another type (FIFO or not)", dead.queue))
-            }
-            Some(to) if !to.spec.dead_letter_of.allows(name) => {
-                invalid(format!("`{}` does not take dead letters of it", dead.queue))
-            }
-            Some(_) => Ok(()),
-        }
+        let to = spec.dead_letter.as_ref().map(|dead| self.find(&dead.queue)).transpose()?.flatten();
+        rules::check_dead_letter(name, spec, to.as_ref().map(|to| &*to.spec))
     }
 
     fn set_tags(&mut self, name: &str, tags: &BTreeMap<String, String>) -> Result<()> {

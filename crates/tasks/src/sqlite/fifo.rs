@@ -9,9 +9,7 @@ use super::Work;
 use crate::clock::Millis;
 use crate::error::Result;
 use crate::queue::entry::Entry;
-
-/// Messages of one group in flight at once: a receive takes no more, and a second one takes none.
-const GROUP_IN_FLIGHT_MAX: u32 = 10;
+use crate::queue::rules::{Front, GROUP_IN_FLIGHT_MAX, group_due};
 
 impl Work<'_> {
     pub(super) fn group_of(&self, id: i64) -> Result<Option<String>> {
@@ -51,7 +49,7 @@ impl Work<'_> {
     }
 
     /// The first messages of a group with when each is due and how often it was received, in order.
-    pub(super) fn group_front(&self, entry: &Entry, group: &str) -> Result<Vec<(i64, Millis, u32)>> {
+    pub(super) fn group_front(&self, entry: &Entry, group: &str) -> Result<Vec<Front>> {
         let mut query = self.db.prepare_cached(
             "SELECT m.id, coalesce(c.due, 0), coalesce(c.receives, 0) FROM message m LEFT JOIN claim c ON c.id = m.id
              WHERE m.grp = ?1 AND m.id > ?2 AND m.id <= ?3 ORDER BY m.id LIMIT ?4",
@@ -65,15 +63,12 @@ impl Work<'_> {
     /// After a change of its messages: when the group may be received, or that it has none left.
     pub(super) fn refresh_group(&mut self, entry: &Entry, group: &str) -> Result<()> {
         let front = self.group_front(entry, group)?;
-        let Some((head, head_due, _)) = front.first().copied() else {
+        let Some((head, due)) = group_due(&front, self.now) else {
             self.db
                 .prepare_cached("DELETE FROM grp WHERE queue = ?1 AND name = ?2")?
                 .execute(params![entry.number, group])?;
             return Ok(());
         };
-        let in_flight =
-            front.iter().filter(|(_, due, receives)| *receives > 0 && *due > self.now).map(|(_, due, _)| *due);
-        let due = in_flight.max().unwrap_or(if head_due > self.now { head_due } else { 0 });
         self.db
             .prepare_cached(
                 "INSERT INTO grp (queue, name, due, head) VALUES (?1, ?2, ?3, ?4)

@@ -5,6 +5,7 @@ use rusqlite::{OptionalExtension, params};
 use super::catalogue::read;
 use super::{Sqlite, Work};
 use crate::error::{Error, Result};
+use crate::queue::rules::check_move;
 use crate::queue::{Buried, Move, MoveState, Moved, NEVER};
 
 /// Tasks of one source that are remembered.
@@ -90,13 +91,7 @@ impl Work<'_> {
         let entry = self.entry(source)?;
         if let Some(destination) = destination {
             let to = self.entry(destination)?;
-            let invalid = |reason: &str| Error::Invalid { queue: source.to_owned(), reason: reason.to_owned() };
-            if to.number == entry.number {
-                return Err(invalid("it cannot be moved into itself"));
-            }
-            if to.spec.fifo != entry.spec.fifo {
-                return Err(invalid("the destination is of another type (FIFO or not)"));
-            }
+            check_move(&entry, &to)?;
         }
         let running: i64 = self.db.query_row(
             "SELECT count(*) FROM move WHERE source = ?1 AND state = ?2",

@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use holdfast_policy::queue::{Record, due};
+use holdfast_policy::queue::Record;
 use rusqlite::{OptionalExtension, params};
 
 use super::{Sqlite, Work};
 use crate::clock::Millis;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::queue::entry::{Entry, message_id, place};
 use crate::queue::receipt::Receipt;
+use crate::queue::rules::{CLEARED_MAX, Offer, check_in_flight, later, offer};
 use crate::queue::{Delivery, IN_FLIGHT_MAX, NEVER, Received};
 use crate::store::decode;
 
-/// Dead letters and expired messages that one receive clears away before it answers with what it has.
-const CLEARED_MAX: u32 = 100;
 /// Rows that are looked at to find fresh ones among those with a delay.
 const LOOKED_AT_MAX: u32 = 10_000;
 /// The place where fresh messages begin is written down every so many messages.
@@ -70,9 +69,8 @@ impl Work<'_> {
     pub(super) fn receive(&mut self, queue: &str, many: u32, visibility_ms: Option<u64>) -> Result<Received> {
         let entry = self.entry(queue)?;
         self.check_in_flight(&entry, many)?;
-        let visibility = i64::try_from(visibility_ms.unwrap_or(entry.spec.visibility_ms)).unwrap_or(i64::MAX / 2);
         let mut receiving = Receiving {
-            until: self.now.saturating_add(visibility),
+            until: later(self.now, visibility_ms.unwrap_or(entry.spec.visibility_ms)),
             want: many as usize,
             cleared: 0,
             received: Received { deliveries: Vec::new(), next_due: None, buried_in: Vec::new() },
@@ -108,10 +106,7 @@ impl Work<'_> {
             .prepare_cached("SELECT count(*) FROM claim WHERE queue = ?1 AND due > ?2 AND due < ?3 AND receives > 0")?
             .query_row(params![entry.number, self.now, NEVER], |r| r.get(0))?;
         self.cache.in_flight.insert(entry.number, counted);
-        match counted + many > IN_FLIGHT_MAX {
-            true => Err(Error::InFlight { queue: entry.name.clone(), limit: IN_FLIGHT_MAX }),
-            false => Ok(()),
-        }
+        check_in_flight(&entry.name, counted, many)
     }
 
     fn receive_due(&mut self, receiving: &mut Receiving) -> Result<()> {
@@ -240,17 +235,19 @@ impl Work<'_> {
             receiving.cleared += 1;
             return Ok(());
         };
-        let kept_until = delivery.sent.saturating_add(i64::try_from(entry.spec.retention_ms).unwrap_or(i64::MAX / 2));
-        if kept_until <= self.now {
-            receiving.cleared += 1;
-            return self.remove(&entry, &[candidate.id]);
-        }
-        if let Some(reason) = due(&entry.spec.limits(), candidate.record)
-            && let Some(into) = self.bury(&entry, candidate.id, reason.word(), None)?
-        {
-            receiving.received.buried_in.push(into);
-            receiving.cleared += 1;
-            return Ok(());
+        match offer(&entry.spec, candidate.record, delivery.sent, self.now) {
+            Offer::HandOut => {}
+            Offer::Expired => {
+                receiving.cleared += 1;
+                return self.remove(&entry, &[candidate.id]);
+            }
+            Offer::Bury(reason) => {
+                if let Some(into) = self.bury(&entry, candidate.id, reason.word(), None)? {
+                    receiving.received.buried_in.push(into);
+                    receiving.cleared += 1;
+                    return Ok(());
+                }
+            }
         }
         let receives = candidate.record.receives + 1;
         let first = if candidate.first > 0 { candidate.first } else { self.now };

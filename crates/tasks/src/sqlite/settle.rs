@@ -1,21 +1,15 @@
 //! What becomes of a message in flight: done, held longer, given back, buried.
 
-use holdfast_policy::queue::{Next, Record, Report, reported};
-use holdfast_policy::rng::Rng;
+use holdfast_policy::queue::{Next, Record, Report};
 use rusqlite::{OptionalExtension, params};
 
 use super::{Sqlite, Work};
 use crate::clock::Millis;
 use crate::error::{Error, Result};
-use crate::queue::entry::{Entry, PLACE_BITS};
+use crate::queue::entry::Entry;
 use crate::queue::receipt::Receipt;
-use crate::queue::{Acknowledged, ERROR_CHARS_MAX, NEVER, Settled, VISIBILITY_MAX_MS};
-
-struct Claim {
-    record: Record,
-    due: Millis,
-    since: Millis,
-}
+use crate::queue::rules::{Claim, acknowledged, after_report, check, held, in_flight, later};
+use crate::queue::{Acknowledged, ERROR_CHARS_MAX, NEVER, Settled};
 
 impl Sqlite {
     /// With `strict` a receipt that ran out is refused even if nobody else received the message: whoever held it could not
@@ -86,17 +80,12 @@ impl Work<'_> {
         if deleted.contains(&receipt.id) {
             return Ok(Ok(Acknowledged::Stale));
         }
-        let expired = Error::Receipt { queue: entry.name.clone(), reason: "it has expired" };
-        Ok(match self.claimed(receipt)? {
-            Some(claim) if claim.due <= self.now && (strict || entry.spec.fifo) => Err(expired),
-            Some(_) => {
-                deleted.push(receipt.id);
-                Ok(Acknowledged::Deleted)
-            }
-            None if (strict || entry.spec.fifo) && self.load(receipt.id)?.is_some() => Err(expired),
-            None if strict => Err(Error::NotInFlight),
-            None => Ok(Acknowledged::Stale),
-        })
+        let claim = self.claimed(receipt)?;
+        let answer = acknowledged(entry, claim, strict, self.now, || Ok(self.load(receipt.id)?.is_some()))?;
+        if matches!(answer, Ok(Acknowledged::Deleted)) {
+            deleted.push(receipt.id);
+        }
+        Ok(answer)
     }
 
     /// The claim that `receipt` belongs to; `None` when it is gone or somebody else's by now.
@@ -119,15 +108,10 @@ impl Work<'_> {
             Ok(None) => return Ok(Err(Error::NotInFlight)),
             Err(error) => return Ok(Err(error)),
         };
-        let Some(claim) = self.claimed(receipt)? else { return Ok(Err(Error::NotInFlight)) };
-        if claim.due <= self.now {
-            return Ok(Err(Error::NotInFlight));
-        }
-        let due = self.now.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX / 2));
-        if due - claim.since > VISIBILITY_MAX_MS {
-            let reason = "a message is held for 12 hours at most, counted from its receive".into();
-            return Ok(Err(Error::Invalid { queue: entry.name.clone(), reason }));
-        }
+        let due = match held(entry, self.claimed(receipt)?, ms, self.now) {
+            Ok(due) => due,
+            Err(error) => return Ok(Err(error)),
+        };
         self.set_due(entry, receipt.id, due)?;
         Ok(Ok(()))
     }
@@ -143,7 +127,7 @@ impl Work<'_> {
     pub(super) fn hand_back(&mut self, queue: &str, receipt: Option<Receipt>) -> Result<()> {
         let entry = self.entry(queue)?;
         let receipt = check(&entry, receipt)?.ok_or(Error::NotInFlight)?;
-        self.claimed(receipt)?.filter(|claim| claim.due > self.now).ok_or(Error::NotInFlight)?;
+        in_flight(self.claimed(receipt)?, self.now)?;
         self.db.prepare_cached("UPDATE claim SET receives = receives - 1 WHERE id = ?1")?.execute([receipt.id])?;
         self.set_due(&entry, receipt.id, self.now)
     }
@@ -158,17 +142,11 @@ impl Work<'_> {
     ) -> Result<Settled> {
         let entry = self.entry(queue)?;
         let receipt = check(&entry, receipt)?.ok_or(Error::NotInFlight)?;
-        let claim = self.claimed(receipt)?.filter(|claim| claim.due > self.now).ok_or(Error::NotInFlight)?;
-        let record = Record {
-            failures: claim.record.failures + 1,
-            crashes: claim.record.crashes + u32::from(report == Report::Crashed),
-            ..claim.record
-        };
+        let claim = in_flight(self.claimed(receipt)?, self.now)?;
+        let (record, next) = after_report(&entry.spec, claim, report, seed);
         self.db
             .prepare_cached("UPDATE claim SET failures = ?2, crashes = ?3, error = ?4 WHERE id = ?1")?
             .execute(params![receipt.id, record.failures, record.crashes, words])?;
-        let mut rng = Rng::from_seed(seed);
-        let next = reported(&entry.spec.limits(), record, report, &mut rng);
         if let Next::Bury(reason) = next
             && let Some(queue) = self.bury(&entry, receipt.id, reason.word(), Some(words))?
         {
@@ -176,7 +154,7 @@ impl Work<'_> {
         }
         match next {
             Next::Again(delay) => {
-                let due = self.now.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX / 2));
+                let due = later(self.now, holdfast_policy::time::millis(delay));
                 self.set_due(&entry, receipt.id, due)?;
                 Ok(Settled::Again { due })
             }
@@ -186,14 +164,4 @@ impl Work<'_> {
             }
         }
     }
-}
-
-/// `Ok(None)` for a message that was purged since.
-fn check(entry: &Entry, receipt: Option<Receipt>) -> Result<Option<Receipt>> {
-    let refused = |reason| Error::Receipt { queue: entry.name.clone(), reason };
-    let receipt = receipt.ok_or_else(|| refused("nobody here made it"))?;
-    if receipt.id >> PLACE_BITS != entry.number {
-        return Err(refused("it is of another queue"));
-    }
-    Ok(entry.holds(receipt.id).then_some(receipt))
 }
