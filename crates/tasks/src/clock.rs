@@ -19,6 +19,8 @@ pub type Ticks = fn() -> Millis;
 pub struct Clock {
     /// Engine time when `ticks` was 0.
     origin: Arc<AtomicI64>,
+    /// What tests have made pass.
+    ahead: Arc<AtomicI64>,
     ticks: Ticks,
 }
 
@@ -35,19 +37,28 @@ impl Clock {
             Some((_, _, seen)) => wall().max(seen) - ticks(),
             None => wall() - ticks(),
         };
-        let clock = Clock { origin: Arc::new(origin.into()), ticks };
+        let clock = Clock::new(origin, ticks);
         clock.keep(connection)?;
         Ok(clock)
     }
 
+    pub(crate) fn new(origin: Millis, ticks: Ticks) -> Clock {
+        Clock { origin: Arc::new(origin.into()), ahead: Arc::default(), ticks }
+    }
+
+    /// A server shows `now`: its time is ours.
+    pub(crate) fn follow(&self, now: Millis) {
+        self.origin.store(now - (self.ticks)(), Ordering::Relaxed);
+    }
+
     pub fn now(&self) -> Millis {
-        self.origin.load(Ordering::Relaxed) + (self.ticks)()
+        self.origin.load(Ordering::Relaxed) + self.ahead.load(Ordering::Relaxed) + (self.ticks)()
     }
 
     /// Time passes at once: for tests of what takes hours.
     #[cfg(test)]
     pub(crate) fn advance(&self, by: Millis) {
-        self.origin.fetch_add(by, Ordering::Relaxed);
+        self.ahead.fetch_add(by, Ordering::Relaxed);
     }
 
     /// What the wall clock shows, or showed, at an engine time of this boot: for people.

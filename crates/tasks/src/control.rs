@@ -132,7 +132,7 @@ pub struct Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
         let exit = match &error {
-            Error::Store(_) | Error::System { .. } | Error::Throttled { .. } => "failed",
+            Error::Store(_) | Error::System { .. } | Error::Database { .. } | Error::Throttled { .. } => "failed",
             Error::NoQueue { .. } | Error::Invalid { .. } | Error::Missing { .. } => "usage",
             Error::NoWorkflow { .. } | Error::NoRun { .. } | Error::Parameters { .. } => "usage",
             _ => "refused",

@@ -23,6 +23,8 @@ pub struct Definition {
     pub account: String,
     /// For caches.
     pub memory_bytes: u64,
+    /// Where everything is kept instead of in a file; read at start.
+    pub database: Option<Database>,
     /// None: any signature is accepted.
     pub keys: Vec<Key>,
     pub queues: BTreeMap<String, Declared>,
@@ -32,6 +34,18 @@ pub struct Definition {
     pub pools: BTreeMap<String, u32>,
     /// Where the ready instances of services answer that workers or steps ask.
     pub targets: BTreeMap<String, Vec<SocketAddr>>,
+}
+
+/// `[tasks] postgres`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Database {
+    pub url: String,
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// Who signs the server's certificate; `None` is whom the machine trusts.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    pub schema: String,
 }
 
 /// `[worker.NAME]`.

@@ -4,8 +4,8 @@ mod attempts;
 mod bells;
 mod chores;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -26,6 +26,8 @@ pub struct Desk {
     pub(crate) store: Arc<dyn Store>,
     bells: Arc<Bells>,
     attempts: Arc<Attempts>,
+    /// Handles of moves that go on here.
+    moving: Arc<Mutex<BTreeSet<String>>>,
     closing: watch::Sender<bool>,
 }
 
@@ -42,7 +44,13 @@ pub struct Ask {
 
 impl Desk {
     pub(crate) fn open(store: Arc<dyn Store>) -> Desk {
-        let desk = Desk { store, bells: Arc::default(), attempts: Arc::default(), closing: watch::Sender::new(false) };
+        let desk = Desk {
+            store,
+            bells: Arc::default(),
+            attempts: Arc::default(),
+            moving: Arc::default(),
+            closing: watch::Sender::new(false),
+        };
         desk.begin_chores();
         desk
     }

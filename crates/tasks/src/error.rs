@@ -52,6 +52,8 @@ pub enum Error {
     /// Whether it was done is not known, or nothing can be done any more.
     #[error("{0}")]
     Store(store::Error),
+    #[error("the database of queues: cannot {what}: {reason}")]
+    Database { what: String, reason: String },
     #[error("{what}: {source}")]
     System { what: String, source: std::io::Error },
 }
@@ -100,6 +102,7 @@ impl Error {
             Error::TooManyRuns { .. } => "HF0826",
             Error::Store(inner) => inner.code(),
             Error::System { .. } => "HF0809",
+            Error::Database { .. } => "HF0813",
         }
     }
 

@@ -333,7 +333,7 @@ impl From<Error> for Refusal {
             | Error::Parameters { .. }
             | Error::RunKeyReused { .. }
             | Error::TooManyRuns { .. } => Refusal::UnsupportedOperation(text),
-            Error::Store(_) | Error::System { .. } => Refusal::Unavailable(text),
+            Error::Store(_) | Error::System { .. } | Error::Database { .. } => Refusal::Unavailable(text),
         }
     }
 }

@@ -48,6 +48,23 @@ const LEAVE_MAX: Duration = Duration::from_millis(500);
 /// After an error of the store.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// Of several planes one leads the runs; when it is silent for so long another one does.
+const LEAD_FOR: Duration = Duration::from_secs(10);
+const LEAD_AGAIN: Duration = Duration::from_secs(3);
+/// Whether nobody leads any more.
+const LEAD_LOOK: Duration = Duration::from_secs(1);
+/// Runs that other planes have taken are looked for.
+const ADOPT_EVERY: Duration = Duration::from_millis(250);
+
+/// Whether this plane leads the runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lead {
+    NotYet,
+    Here,
+    /// Another plane does, and this one must begin anew.
+    Lost,
+}
+
 /// What the runner works with.
 pub(crate) struct Ground {
     pub(crate) desk: Desk,
@@ -87,6 +104,7 @@ struct Inner {
     /// A run is over.
     ended: Notify,
     schedules: Schedules,
+    lead: watch::Sender<Lead>,
 }
 
 /// The runs that are not over.
@@ -136,6 +154,7 @@ impl Flows {
             pinned: Mutex::default(),
             ended: Notify::new(),
             schedules: Schedules::default(),
+            lead: watch::Sender::new(Lead::NotYet),
         }))
     }
 
@@ -152,8 +171,87 @@ impl Flows {
     }
 
     async fn run(&self) {
+        self.come_to_lead().await;
         self.recover().await;
-        tokio::join!(self.follow_pools(), self.sweep(), self.keep_schedules());
+        let rest = async { tokio::join!(self.follow_pools(), self.sweep(), self.keep_schedules()) };
+        match self.0.ground.desk.store.is_shared() {
+            true => drop(tokio::join!(rest, self.go_on_leading(), self.adopt())),
+            false => drop(rest.await),
+        }
+    }
+
+    async fn come_to_lead(&self) {
+        let mut cleared = false;
+        loop {
+            match self.0.ground.desk.store.lead(holdfast_policy::time::millis(LEAD_FOR)).await {
+                Ok(true) => break,
+                Ok(false) if !cleared => {
+                    // What this plane began when it led is begun again by the one that leads now.
+                    attempt::end_orphans(&self.0.ground, attempt::Owner::Elsewhere).await;
+                    cleared = true;
+                }
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "who leads the runs is not known"),
+            }
+            tokio::time::sleep(LEAD_LOOK).await;
+        }
+        if self.0.ground.desk.store.is_shared() {
+            tracing::info!("this plane leads the runs of workflows");
+        }
+        self.0.lead.send_replace(Lead::Here);
+    }
+
+    /// While the store cannot say who leads, this plane goes on: no state is stored by two.
+    async fn go_on_leading(&self) {
+        loop {
+            tokio::time::sleep(LEAD_AGAIN).await;
+            match self.0.ground.desk.store.lead(holdfast_policy::time::millis(LEAD_FOR)).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.0.lead.send_replace(Lead::Lost);
+                    return std::future::pending().await;
+                }
+                Err(error) => tracing::debug!(%error, "the lease of who leads the runs is not renewed"),
+            }
+        }
+    }
+
+    /// Runs that were asked for at other planes.
+    async fn adopt(&self) {
+        loop {
+            tokio::time::sleep(ADOPT_EVERY).await;
+            let queued = match self.0.ground.desk.store.queued_runs().await {
+                Ok(queued) => queued,
+                Err(error) => {
+                    tracing::debug!(%error, "nobody looks for runs of other planes now");
+                    continue;
+                }
+            };
+            for run in queued.iter().filter(|run| !self.is_led(run)) {
+                if let Err(error) = self.begin_leading(run).await {
+                    tracing::warn!(code = error.code(), %error, run, "a run does not begin");
+                }
+            }
+        }
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        *self.0.lead.borrow() == Lead::Here
+    }
+
+    /// Until another plane leads what this one did.
+    pub(crate) async fn until_lost(&self) {
+        let mut lead = self.0.lead.subscribe();
+        if lead.wait_for(|lead| *lead == Lead::Lost).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// The plane ends: another one need not wait for the lease.
+    pub(crate) async fn give_up_lead(&self) {
+        if self.leads() && self.0.ground.desk.store.is_shared() {
+            drop(self.0.ground.desk.store.lead(0).await);
+        }
     }
 
     async fn follow_pools(&self) {
@@ -196,7 +294,7 @@ impl Flows {
                 }
             }
         };
-        attempt::end_orphans(&self.0.ground).await;
+        attempt::end_orphans(&self.0.ground, attempt::Owner::Here).await;
         let mut first = Vec::new();
         for row in rows {
             let (done, recovered) = oneshot::channel();

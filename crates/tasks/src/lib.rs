@@ -12,6 +12,7 @@ mod exchange;
 pub mod face;
 mod flow;
 pub mod plane;
+pub mod postgres;
 pub mod queue;
 mod server;
 mod sqlite;

@@ -1,7 +1,7 @@
 //! The process `holdfast tasks`: one store, one desk, the face of SQS on a socket that its shim keeps, and its own API.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::control;
-use crate::definition::Definition;
+use crate::definition::{Database, Definition, Secret};
 use crate::desk::Desk;
 use crate::error::{Error, Result};
 use crate::flow::{self, Flows};
+use crate::postgres::{self, Postgres};
 use crate::queue::Spec;
 use crate::server;
 use crate::sqlite::Sqlite;
@@ -68,16 +69,47 @@ pub fn run(options: Options) -> Result<()> {
     }
     let definition = Definition::load(&options.dir)?.unwrap_or_default();
     let memory = if definition.memory_bytes > 0 { definition.memory_bytes } else { MEMORY_BYTES };
-    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&options.file, memory)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("tasks")
         .build()
         .map_err(|source| Error::System { what: "start the runtime".into(), source })?;
+    let store: Arc<dyn Store> = match &definition.database {
+        None => Arc::new(Sqlite::open(&options.file, memory)?),
+        Some(database) => Arc::new(runtime.block_on(open(database, &options.file))?),
+    };
     let ended = runtime.block_on(serve(options, definition, store.clone()));
     runtime.shutdown_timeout(Duration::from_secs(1));
     store.close();
     ended
+}
+
+/// `file` is where the queues would be without a database; who this plane is stands beside it.
+async fn open(database: &Database, file: &Path) -> Result<Postgres> {
+    let password = database.password.as_ref().map(Secret::read).transpose()?;
+    let plane = identity(&file.with_extension("plane"))?;
+    let place = postgres::Place {
+        url: &database.url,
+        password: password.as_deref().map(str::as_bytes),
+        ca: database.ca.as_deref(),
+        schema: &database.schema,
+        plane: &plane,
+    };
+    Postgres::open(place).await
+}
+
+/// Drawn once for each data directory: programs that this plane began are under it, whatever machine or name it has.
+fn identity(path: &Path) -> Result<String> {
+    let failed = |source| Error::System { what: format!("use {}", path.display()), source };
+    match std::fs::read_to_string(path) {
+        Ok(known) if !known.trim().is_empty() => return Ok(known.trim().to_owned()),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    let fresh = crate::queue::entry::random()?.to_string();
+    let write = holdfast_host::files::write_atomic(path, fresh.as_bytes());
+    write.map_err(|e| failed(std::io::Error::other(e)))?;
+    Ok(fresh)
 }
 
 async fn serve(options: Options, definition: Definition, store: Arc<dyn Store>) -> Result<()> {
@@ -108,6 +140,9 @@ async fn serve(options: Options, definition: Definition, store: Arc<dyn Store>) 
         .map(|listener| tokio::spawn(server::serve(listener, plane.face.subscribe(), closing.subscribe())))
         .collect();
     let routes = control::router(plane.clone());
+    if plane.desk.store.is_shared() {
+        tokio::spawn(control::flow::take_requests(plane.clone(), routes.clone(), closing.subscribe()));
+    }
     tokio::spawn(async move {
         if let Err(error) = axum::serve(api, routes).await {
             tracing::error!(%error, "the plane's own API ended");
@@ -115,6 +150,7 @@ async fn serve(options: Options, definition: Definition, store: Arc<dyn Store>) 
     });
     notify("READY=1");
     let ended = plane.until_the_end().await;
+    plane.flows.give_up_lead().await;
     plane.desk.close();
     closing.send_replace(true);
     let drained = tokio::time::timeout(DRAIN_MAX, async {
@@ -231,6 +267,10 @@ impl Plane {
             tokio::select! {
                 _ = term.recv() => return Ok(()),
                 _ = int.recv() => return Ok(()),
+                () = self.flows.until_lost() => return Err(Error::Database {
+                    what: "lead the runs".into(),
+                    reason: "another plane leads them; this one begins anew".into(),
+                }),
                 _ = watchdog.tick() => notify("WATCHDOG=1"),
                 _ = look.tick() => if let Some(reason) = self.desk.store.failure() {
                     return Err(Error::System { what: "write the store".into(), source: std::io::Error::other(reason) });

@@ -14,6 +14,7 @@ mod receive;
 mod schema;
 mod send;
 mod settle;
+mod single;
 mod sweep;
 mod work;
 
@@ -70,6 +71,8 @@ struct Work<'a> {
 }
 
 impl Sqlite {
+    pub(crate) const IS_SHARED: bool = false;
+
     pub(crate) fn open(path: &Path, memory_bytes: u64) -> Result<Sqlite> {
         Sqlite::open_by(path, memory_bytes, crate::clock::boot)
     }

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::flow::stored::{AttemptRow, Fate, Filter, Found, Keep, NewRun, RunRow, Submitted};
+use crate::postgres::Postgres;
 use crate::queue::{Acknowledged, Counts, Move, Moved, New, Peeked, Queue, Received, Sent, Settled, Spec};
 use crate::sqlite::Sqlite;
 use crate::work::history::{Attempt, Begun};
@@ -28,6 +29,29 @@ type Tags = BTreeMap<String, String>;
 
 /// Each operation stands once: here. An engine has it as a method of its own, and pays one box for each call.
 macro_rules! operations {
+    (@engine $engine:ident, $a:lifetime, $(fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
+        impl Store for $engine {
+            fn clock(&self) -> &Clock {
+                $engine::clock(self)
+            }
+
+            fn failure(&self) -> Option<String> {
+                $engine::failure(self)
+            }
+
+            fn close(&self) {
+                $engine::close(self);
+            }
+
+            fn is_shared(&self) -> bool {
+                $engine::IS_SHARED
+            }
+
+            $(fn $name<$a>(&$a self, $($arg: $type),*) -> Answer<$a, $answer> {
+                Box::pin($engine::$name(self, $($arg),*))
+            })*
+        }
+    };
     ($a:lifetime, $($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
         pub(crate) trait Store: Send + Sync {
             fn clock(&self) -> &Clock;
@@ -37,26 +61,14 @@ macro_rules! operations {
 
             fn close(&self);
 
+            /// Other planes may be at work on it.
+            fn is_shared(&self) -> bool;
+
             $($(#[$doc])* fn $name<$a>(&$a self, $($arg: $type),*) -> Answer<$a, $answer>;)*
         }
 
-        impl Store for Sqlite {
-            fn clock(&self) -> &Clock {
-                Sqlite::clock(self)
-            }
-
-            fn failure(&self) -> Option<String> {
-                Sqlite::failure(self)
-            }
-
-            fn close(&self) {
-                Sqlite::close(self);
-            }
-
-            $(fn $name<$a>(&$a self, $($arg: $type),*) -> Answer<$a, $answer> {
-                Box::pin(Sqlite::$name(self, $($arg),*))
-            })*
-        }
+        operations! { @engine Sqlite, $a, $(fn $name($($arg: $type),*) -> $answer;)* }
+        operations! { @engine Postgres, $a, $(fn $name($($arg: $type),*) -> $answer;)* }
     };
 }
 
@@ -76,6 +88,8 @@ operations! { 'a,
     /// In order of their names, after `after`.
     fn list(prefix: &'a str, after: Option<&'a str>, limit: usize) -> Vec<Queue>;
     fn counts(queue: &'a str) -> Counts;
+    /// Which of these have messages that can be received, and about how many.
+    fn ready(queues: Vec<String>) -> Vec<(String, u64)>;
     /// The first `many` messages in order of sending.
     fn peek(queue: &'a str, many: u32) -> Vec<Peeked>;
 
@@ -141,6 +155,17 @@ operations! { 'a,
     /// Keys of attempts of runs that are not over, and that are not either.
     fn open_attempts() -> Vec<String>;
     fn flow_definition(hash: &'a str) -> String;
+    /// Those that nobody has begun.
+    fn queued_runs() -> Vec<String>;
+    /// Whether this plane is the one that leads runs, for so long from now.
+    fn lead(for_ms: u64) -> bool;
+    /// Leaves a request for the plane that leads.
+    fn post(request: String) -> i64;
+    /// Requests that wait for this plane, which leads.
+    fn posted() -> Vec<(i64, String)>;
+    fn reply(number: i64, reply: String) -> ();
+    /// What the plane that leads has answered; given once.
+    fn replied(number: i64) -> Option<String>;
     /// Ended runs whose time is over; their names, so that their files go too.
     fn sweep_runs() -> Vec<String>;
     /// Of the step of another run.
@@ -162,3 +187,6 @@ pub(crate) fn encode(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value)
         .map_err(|e| Error::System { what: "encode what is stored".into(), source: std::io::Error::other(e) })
 }
+
+#[cfg(test)]
+mod tests;

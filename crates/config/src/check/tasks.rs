@@ -51,6 +51,9 @@ fn where_it_lives(out: &mut Findings, config: &Config, tasks: &Tasks) {
         }
         return;
     }
+    if tasks.postgres.is_some() {
+        return everywhere(out, tasks);
+    }
     accepted(out, tasks);
     if let Some(node) = &tasks.node {
         let nodes: BTreeSet<&str> = config.nodes.keys().map(String::as_str).collect();
@@ -63,6 +66,22 @@ fn where_it_lives(out: &mut Findings, config: &Config, tasks: &Tasks) {
             Diagnostic::new(Severity::Warning, code::TASKS_LOOPBACK, message)
                 .at(span, "loopback ends at the machine that keeps them")
                 .hint("[tasks] listen = \"0.0.0.0:9324\", with [key.NAME] for who may use them"),
+        );
+    }
+}
+
+/// On a database each machine has a plane, and none is the one.
+fn everywhere(out: &mut Findings, tasks: &Tasks) {
+    for (key, given) in [("node", tasks.node.is_some()), ("single_node", tasks.single_node_accepted)] {
+        if !given {
+            continue;
+        }
+        let span = out.spans.key(&format!("tasks.{key}"));
+        let message = format!("`tasks.{key}` is about queues that live on one machine");
+        out.push(
+            Diagnostic::new(Severity::Error, code::TASKS_ONE_NODE, message)
+                .at(span, "with `postgres` the plane runs on every machine")
+                .hint(format!("remove `{key}`")),
         );
     }
 }

@@ -17,6 +17,12 @@ pub(crate) fn tasks(tasks: &Tasks) -> Vec<Setting> {
     if tasks.single_node_accepted {
         out.put("single_node", text("accepted"));
     }
+    if let Some(postgres) = &tasks.postgres {
+        out.put("postgres", text(&postgres.url));
+        out.put_some("postgres_password", postgres.password.as_ref(), reference);
+        out.put_some("postgres_ca", postgres.ca.as_ref(), |ca| path(ca));
+        out.put("postgres_schema", text(&postgres.schema));
+    }
     out.put("memory", size(tasks.memory_bytes));
     out.finish()
 }

@@ -26,6 +26,8 @@ pub struct Tasks {
     pub single_node_accepted: bool,
     /// The machine that runs the plane; always there in a cluster.
     pub node: Option<String>,
+    /// Where they are kept instead of in a file of this machine.
+    pub postgres: Option<Postgres>,
     /// Limit of caches, 64 MiB to 64 GiB. Default 256 MiB.
     pub memory_bytes: u64,
 }
@@ -38,9 +40,21 @@ impl Default for Tasks {
             account: "000000000000".into(),
             single_node_accepted: false,
             node: None,
+            postgres: None,
             memory_bytes: 256 << 20,
         }
     }
+}
+
+/// A database that every machine reaches.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Postgres {
+    /// `postgres://USER@HOST:PORT/DATABASE`, without a password.
+    pub url: String,
+    /// A reference, never plain text.
+    pub password: Option<Value>,
+    pub ca: Option<PathBuf>,
+    pub schema: String,
 }
 
 /// `[key.NAME]`: a pair that signs requests. Without any, every signature is accepted.

@@ -6,7 +6,7 @@ use holdfast_policy::backoff::Backoff;
 use toml::de::{DeTable, DeValue};
 
 use crate::keys::{DEAD_LETTER, QUEUE_RETRY, TASKS};
-use crate::model::{AccessKey, DeadLetter, Fallback, Permission, Pool, Queue, Tasks, Value};
+use crate::model::{AccessKey, DeadLetter, Fallback, Permission, Pool, Postgres, Queue, Tasks, Value};
 use crate::reader::{Fault, Findings, Reader, unknown_word};
 
 use super::node::socket_addr;
@@ -47,8 +47,40 @@ fn tasks(out: &mut Findings, table: &Reader<'_>) -> Tasks {
         account: table.form(out, "account", account).expect(sure),
         single_node_accepted: table.choice(out, "single_node").is_some(),
         node: table.text(out, "node"),
+        postgres: postgres(out, table),
         memory_bytes: table.opt_size(out, "memory").expect(sure),
     }
+}
+
+fn postgres(out: &mut Findings, table: &Reader<'_>) -> Option<Postgres> {
+    let (password, ca) =
+        (super::cluster::secret(out, table, "postgres_password"), table.path_value(out, "postgres_ca"));
+    let schema = table.text(out, "postgres_schema").unwrap_or_else(|| "holdfast".into());
+    for key in ["postgres_password", "postgres_ca", "postgres_schema"] {
+        if table.has(key) && !table.has("postgres") {
+            table.wrong(out, key, Fault::value("there is no `postgres` that it is for"));
+        }
+    }
+    let url = table.form(out, "postgres", database)?;
+    Some(Postgres { url, password, ca, schema })
+}
+
+/// A URL with a host and a database; the password has a key of its own.
+fn database(value: &DeValue<'_>) -> Result<String, Fault> {
+    let wanted = "postgres://USER@HOST:PORT/DATABASE";
+    let text = value.as_str().ok_or_else(|| Fault::kind(wanted, value))?;
+    let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+    let rest = rest.ok_or_else(|| Fault::value("it must begin with postgres://").hint(format!("write {wanted}")))?;
+    let (place, name) = rest.split_once('/').unwrap_or((rest, ""));
+    let (user, hosts) = place.rsplit_once('@').unwrap_or(("", place));
+    if user.contains(':') || rest.contains("password=") {
+        let fault = Fault::value("a password may not stand in the file");
+        return Err(fault.hint("postgres_password = { file = \"/run/secrets/postgres\" }"));
+    }
+    if user.is_empty() || hosts.is_empty() || name.split('?').next().is_none_or(str::is_empty) {
+        return Err(Fault::value("it names no user, no host or no database").hint(format!("write {wanted}")));
+    }
+    Ok(text.to_owned())
 }
 
 fn region(value: &DeValue<'_>) -> Result<String, Fault> {

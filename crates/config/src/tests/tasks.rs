@@ -42,11 +42,32 @@ fn a_cluster_says_where_its_queues_live_and_that_it_is_one_machine() {
         ("[tasks]\nsingle_node = \"accepted\"\n", &["HF0161", "HF0162"]),
         ("[tasks]\nnode = \"a\"\nsingle_node = \"accepted\"\n", &["HF0162"]),
         ("[tasks]\nnode = \"a\"\nsingle_node = \"accepted\"\nlisten = \"0.0.0.0:9324\"\n", &[]),
+        ("[tasks]\npostgres = \"postgres://u@db/q\"\n", &[]),
+        ("[tasks]\nnode = \"a\"\npostgres = \"postgres://u@db/q\"\n", &["HF0161"]),
     ] {
         let keys = if tasks.is_empty() { "" } else { key };
         let mut found = told(&format!("{cluster}{tasks}{keys}"));
         found.sort();
         assert_eq!(found, codes, "{tasks}");
+    }
+}
+
+#[test]
+fn a_database_is_named_whole_and_without_its_password() {
+    for (lines, fine) in [
+        ("postgres = \"postgres://u@db:5432/q\"", true),
+        ("postgres = \"postgresql://u@a:5432,b:5433/q?sslmode=disable\"", true),
+        ("postgres = \"postgres://u@db/q\"\npostgres_password = { file = \"/p\" }", true),
+        ("postgres = \"mysql://u@db/q\"", false),
+        ("postgres = \"postgres://db/q\"", false),
+        ("postgres = \"postgres://u@db\"", false),
+        ("postgres = \"postgres://u@db/?sslmode=disable\"", false),
+        ("postgres = \"postgres://u:secret@db/q\"", false),
+        ("postgres = \"postgres://u@db/q?password=secret\"", false),
+        ("postgres_password = { file = \"/p\" }", false),
+        ("postgres = \"postgres://u@db/q\"\npostgres_password = \"secret\"", false),
+    ] {
+        assert_eq!(told(&format!("[tasks]\n{lines}\n")).is_empty(), fine, "{lines}");
     }
 }
 

@@ -17,7 +17,7 @@ use holdfast_policy::{InstanceId, restart};
 use holdfast_services::supervisor::EndpointState;
 use holdfast_services::{Endpoints, Internal};
 use holdfast_tasks::control;
-use holdfast_tasks::definition::{Declared, Definition, EnvValue, How, Key, Program, Secret, Worker};
+use holdfast_tasks::definition::{Database, Declared, Definition, EnvValue, How, Key, Program, Secret, Worker};
 use holdfast_tasks::plane::{Options, run};
 use holdfast_tasks::queue::{DeadLetter, Retry, Spec};
 use http::{Method, Request, Response, StatusCode};
@@ -297,9 +297,12 @@ fn service(exe: &std::path::Path, layout: &Layout, local: &Config) -> Service {
     let tasks = local.tasks.clone();
     // The address is part of what it is: a process has the socket that it was started with.
     let listen = tasks.iter().map(|t| ("HOLDFAST_TASKS_LISTEN".to_owned(), Value::Plain(t.listen.to_string())));
+    // So is where its queues are.
+    let database = tasks.iter().filter_map(|t| Some(("HOLDFAST_TASKS_DATABASE".to_owned(), t.postgres.as_ref()?)));
+    let database = database.map(|(name, p)| (name, Value::Plain(format!("{} {}", p.url, p.schema))));
     Service {
         replicas: u32::from(tasks.is_some()),
-        env: listen.collect::<BTreeMap<_, _>>(),
+        env: listen.chain(database).collect::<BTreeMap<_, _>>(),
         workdir: layout.data_dir.clone(),
         umask: Some(0o077),
         restart: restart::Policy {
@@ -328,6 +331,7 @@ fn definition(config: &Config) -> Definition {
         region: tasks.region,
         account: tasks.account,
         memory_bytes: tasks.memory_bytes,
+        database: tasks.postgres.as_ref().map(database),
         keys: config.keys.values().filter_map(key).collect(),
         queues: config.queues.values().map(|queue| (queue.sqs_name(), declared(config, queue))).collect(),
         workers: config
@@ -339,6 +343,24 @@ fn definition(config: &Config) -> Definition {
         workflows: config.workflows.values().map(|w| (w.name.clone(), workflows::workflow(config, w))).collect(),
         pools: config.pools.values().map(|pool| (pool.name.clone(), pool.slots)).collect(),
         targets: BTreeMap::new(),
+    }
+}
+
+fn database(postgres: &holdfast_config::Postgres) -> Database {
+    Database {
+        url: postgres.url.clone(),
+        password: postgres.password.as_ref().and_then(secret),
+        ca: postgres.ca.clone(),
+        schema: postgres.schema.clone(),
+    }
+}
+
+/// The file refuses one in plain text.
+fn secret(value: &Value) -> Option<Secret> {
+    match value {
+        Value::File(path) => Some(Secret::File(path.clone())),
+        Value::Env(name) => Some(Secret::Env(name.clone())),
+        Value::Plain(_) => None,
     }
 }
 
@@ -389,12 +411,7 @@ fn program(program: &holdfast_config::Program) -> Program {
 }
 
 fn key(key: &holdfast_config::AccessKey) -> Option<Key> {
-    let secret = match &key.secret {
-        Value::File(path) => Secret::File(path.clone()),
-        Value::Env(name) => Secret::Env(name.clone()),
-        // The file refuses a secret in plain text.
-        Value::Plain(_) => return None,
-    };
+    let secret = secret(&key.secret)?;
     let may = |permission| key.allow.contains(&permission);
     Some(Key {
         name: key.name.clone(),

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::site::{Site, free_port, kill, wait_a_moment};
 
 mod clients;
+mod database;
 mod fallback;
 mod full;
 mod killed;

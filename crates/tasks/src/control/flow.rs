@@ -1,11 +1,13 @@
 //! Runs of workflows in the plane's own API: what they are, and what people tell them.
 
+mod forward;
 mod routes;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use forward::take_requests;
 pub(crate) use routes::router;
 
 /// Runs that one look shows.

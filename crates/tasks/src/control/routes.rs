@@ -19,7 +19,7 @@ use crate::plane::Plane;
 use crate::queue::{Move, New, Peeked, QUEUES_MAX, Queue};
 
 /// A definition of some thousand queues; a message is at most 1 MiB, escapes may double it.
-const REQUEST_BYTES_MAX: usize = 16 << 20;
+pub(super) const REQUEST_BYTES_MAX: usize = 16 << 20;
 
 pub(super) type Answer<T> = std::result::Result<Json<T>, Refusal>;
 
@@ -46,7 +46,7 @@ pub(crate) fn router(plane: Plane) -> Router {
         .route("/v1/workers", get(workers))
         .route("/v1/workers/{name}/attempts", get(attempts))
         .route("/metrics", get(metrics))
-        .merge(super::flow::router())
+        .merge(super::flow::router(&plane))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(plane)
 }

@@ -32,6 +32,13 @@ impl Bells {
         all.entry(queue.to_owned()).or_default().clone()
     }
 
+    /// Queues at which somebody waits.
+    pub(super) fn waited_for(&self) -> Vec<String> {
+        let all = lock(&self.all);
+        let waited = all.iter().filter(|(_, bell)| bell.waiting.load(Ordering::SeqCst) > 0);
+        waited.map(|(name, _)| name.clone()).collect()
+    }
+
     pub(super) fn all(&self) -> BTreeMap<String, Arc<Bell>> {
         lock(&self.all).clone()
     }

@@ -1,6 +1,7 @@
 //! What goes on behind the desk: sweeping, expiry, moves of dead letters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_policy::backoff::Backoff;
@@ -24,6 +25,10 @@ const MOVE_STEPS_PER_S: u32 = 10;
 const MOVE_RATE: u32 = 500;
 /// Moves that go on at once: one for each source.
 const MOVES_MAX: usize = 1_000;
+/// Between two looks for moves whose plane has died.
+const MOVES_EVERY: Duration = Duration::from_secs(5);
+/// Between two looks for messages of other planes: after one that found some, and at most.
+const OTHERS_LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 /// After a step that could not be done, such as on a full disk.
 const AGAIN: Backoff =
     Backoff { base: Duration::from_millis(200), factor: 2.0, max: Duration::from_secs(10), jitter: 0.2 };
@@ -35,6 +40,10 @@ impl Desk {
         tokio::spawn(async move { desk.until_closing(desk.expire()).await });
         let mover = self.clone();
         tokio::spawn(async move { mover.until_closing(mover.resume_moves()).await });
+        if self.store.is_shared() {
+            let looker = self.clone();
+            tokio::spawn(async move { looker.until_closing(looker.look_for_others()).await });
+        }
     }
 
     async fn until_closing(&self, chore: impl Future<Output = ()>) {
@@ -87,11 +96,41 @@ impl Desk {
         }
     }
 
-    /// Those that the plane before this one has left.
+    /// Those that a plane has left: the one before this, and of a store that is shared any other, now or later.
     async fn resume_moves(&self) {
-        match self.store.running_moves(MOVES_MAX).await {
-            Ok(moves) => moves.into_iter().for_each(|task| self.go_on_moving(task)),
-            Err(error) => tracing::warn!(%error, "moves of dead letters are not resumed"),
+        loop {
+            match self.store.running_moves(MOVES_MAX).await {
+                Ok(moves) => moves.into_iter().for_each(|task| self.go_on_moving(task)),
+                Err(error) => tracing::warn!(%error, "moves of dead letters are not resumed"),
+            }
+            if !self.store.is_shared() {
+                return;
+            }
+            tokio::time::sleep(MOVES_EVERY).await;
+        }
+    }
+
+    /// Messages that came by way of other planes ring no bell here: one look for all queues at which somebody waits.
+    async fn look_for_others(&self) {
+        let mut pause = OTHERS_LOOK.0;
+        loop {
+            tokio::time::sleep(pause).await;
+            let waited_for = self.bells.waited_for();
+            if waited_for.is_empty() {
+                continue;
+            }
+            pause = match self.store.ready(waited_for).await {
+                Ok(ready) => {
+                    for (queue, many) in &ready {
+                        self.bells.get(queue).ring(usize::try_from(*many).unwrap_or(usize::MAX));
+                    }
+                    if ready.is_empty() { (pause * 3 / 2).min(OTHERS_LOOK.1) } else { OTHERS_LOOK.0 }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "nobody looks for messages of other planes now");
+                    OTHERS_LOOK.1
+                }
+            };
         }
     }
 
@@ -103,7 +142,13 @@ impl Desk {
 
     fn go_on_moving(&self, task: Move) {
         let desk = self.clone();
-        tokio::spawn(async move { desk.until_closing(desk.moving(&task)).await });
+        if !lock(&desk.moving).insert(task.handle.clone()) {
+            return;
+        }
+        tokio::spawn(async move {
+            desk.until_closing(desk.moving(&task)).await;
+            lock(&desk.moving).remove(&task.handle);
+        });
     }
 
     async fn moving(&self, task: &Move) {
@@ -133,4 +178,8 @@ impl Desk {
             }
         }
     }
+}
+
+fn lock(moving: &Mutex<BTreeSet<String>>) -> MutexGuard<'_, BTreeSet<String>> {
+    moving.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::declared::{Step, Work};
 use super::{Flows, Ground, Pinned, Told};
 
-pub(super) use self::orphans::end_orphans;
+pub(super) use self::orphans::{Owner, end_orphans};
 pub(super) use self::outputs::forget_files;
 pub(crate) use self::outputs::read_log;
 pub(super) use self::scope::group;

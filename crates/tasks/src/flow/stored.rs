@@ -3,11 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use holdfast_policy::flow::Value;
-use holdfast_policy::schedule::Verdict;
+use holdfast_policy::flow::{NotARun, Run, Submission, Value};
+use holdfast_policy::schedule::{self, Overlap, Verdict};
 
 use super::Pinned;
 use crate::clock::Millis;
+use crate::error::{Error, Result};
+use crate::store::encode;
+
+/// Of one item of one step: what is tried without end is remembered by its latest attempts.
+pub(crate) const ATTEMPTS_KEPT: u32 = 100;
+/// Rows that one sweep takes away.
+pub(crate) const SWEEP_ROWS: u32 = 50;
 
 /// A run that somebody asks for.
 #[derive(Clone)]
@@ -21,6 +28,37 @@ pub(crate) struct NewRun {
     pub(crate) nominal: Option<i64>,
     /// It begins when the others of its workflow are over.
     pub(crate) held: bool,
+}
+
+impl NewRun {
+    /// What must be the same when the key is used again.
+    pub(crate) fn asked(&self) -> Result<String> {
+        let json: BTreeMap<&String, serde_json::Value> =
+            self.parameters.iter().map(|(name, value)| (name, super::value::to_json(value))).collect();
+        encode(&json)
+    }
+
+    /// Name and first state of the run with this number.
+    pub(crate) fn born(&self, number: i64, now: Millis) -> Result<(String, String)> {
+        let name = &self.pinned.declared.name;
+        let id = format!("{name}-{number}");
+        let submission = Submission {
+            run: id.clone(),
+            parameters: self.parameters.clone(),
+            nominal: self.nominal.map(schedule::rfc3339),
+        };
+        let run = Run::new(self.pinned.machine.clone(), submission, super::time(now)).map_err(|why| match why {
+            NotARun::Parameters(reason) => Error::Parameters { workflow: name.clone(), reason },
+            other => self.pinned.declared.bad(other.to_string()),
+        })?;
+        Ok((id, super::state::encode(run.state())?))
+    }
+}
+
+/// What a firing leads to, by the runs that are not over and whether each of them waits for others.
+pub(crate) fn verdict(rule: Overlap, open: &[(String, bool)]) -> Verdict {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    schedule::overlap(rule, count(open.len()), count(open.iter().filter(|(_, held)| *held).count()))
 }
 
 #[derive(Clone, Debug)]

@@ -61,6 +61,10 @@ impl Flows {
 
     /// Of a run that was just stored.
     pub(super) async fn begin_leading(&self, id: &str) -> Result<()> {
+        if !self.leads() {
+            // The plane that leads finds it.
+            return Ok(());
+        }
         let row = self.0.ground.desk.store.flow_run(id).await?;
         self.lead(&row, First::Nothing).await?;
         self.pump();

@@ -1,25 +1,18 @@
 //! Runs of workflows: each with the definition it began with and the state of its machine, replaced only by who has seen it.
 
-use std::collections::BTreeMap;
-
-use holdfast_policy::flow::{self, Run, Submission};
-use holdfast_policy::schedule::{self, Overlap, Verdict};
+use holdfast_policy::schedule::{Overlap, Verdict};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::catalogue::read;
 use super::{Sqlite, Work};
 
 use crate::error::{Error, Result};
-use crate::flow::stored::{AttemptNote, AttemptRow, Fate, Filter, Found, Keep, NewRun, RunRow, Submitted};
-use crate::flow::{RUNS_KEPT_MAX, RUNS_MAX, state};
+use crate::flow::stored::{
+    ATTEMPTS_KEPT, AttemptNote, AttemptRow, Fate, Filter, Found, Keep, NewRun, RunRow, SWEEP_ROWS, Submitted, verdict,
+};
+use crate::flow::{RUNS_KEPT_MAX, RUNS_MAX};
 use crate::queue::Sent;
 use crate::queue::entry::PLACE_BITS;
-use crate::store::encode;
-
-/// Of one item of one step: what is tried without end is remembered by its latest attempts.
-const ATTEMPTS_KEPT: u32 = 100;
-/// Rows that one sweep takes away.
-const SWEEP_ROWS: u32 = 50;
 
 const COLUMNS: &str = "number, id, workflow, definition, version, state, status, over, held, priority, created, ended, key, \
                        parent, nominal, output, error";
@@ -245,9 +238,7 @@ impl Sqlite {
 impl Work<'_> {
     fn submit_run(&mut self, new: &NewRun) -> Result<Submitted> {
         let name = &new.pinned.declared.name;
-        let json: BTreeMap<&String, serde_json::Value> =
-            new.parameters.iter().map(|(name, value)| (name, crate::flow::value::to_json(value))).collect();
-        let asked = encode(&json)?;
+        let asked = new.asked()?;
         if let Some(key) = &new.key {
             let known = self
                 .db
@@ -292,22 +283,10 @@ impl Work<'_> {
                 new.nominal
             ])?;
         let number = self.db.last_insert_rowid();
-        let id = format!("{name}-{number}");
-        let submission = Submission {
-            run: id.clone(),
-            parameters: new.parameters.clone(),
-            nominal: new.nominal.map(schedule::rfc3339),
-        };
-        let run = Run::new(new.pinned.machine.clone(), submission, crate::flow::time(self.now));
-        let run = run.map_err(|why| match why {
-            flow::NotARun::Parameters(reason) => Error::Parameters { workflow: name.clone(), reason },
-            other => new.pinned.declared.bad(other.to_string()),
-        })?;
-        self.db.prepare_cached("UPDATE flow_run SET id = ?2, state = ?3 WHERE number = ?1")?.execute(params![
-            number,
-            id,
-            state::encode(run.state())?
-        ])?;
+        let (id, state) = new.born(number, self.now)?;
+        self.db
+            .prepare_cached("UPDATE flow_run SET id = ?2, state = ?3 WHERE number = ?1")?
+            .execute(params![number, id, state])?;
         Ok(Submitted { id, fresh: true })
     }
 
@@ -320,8 +299,7 @@ impl Work<'_> {
             let rows = query.query_map([name], |r| Ok((r.get(0)?, r.get(1)?)))?;
             rows.collect::<rusqlite::Result<_>>()?
         };
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let verdict = schedule::overlap(rule, count(open.len()), count(open.iter().filter(|(_, held)| *held).count()));
+        let verdict = verdict(rule, &open);
         self.move_watermark(name, at)?;
         let held = matches!(verdict, Verdict::Queue | Verdict::CancelAndQueue);
         let run = match verdict {

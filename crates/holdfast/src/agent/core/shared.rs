@@ -35,7 +35,8 @@ impl Core {
         if let Some(member) = &self.member {
             let labels = member.labels(config);
             local.balancers.retain(|_, balancer| member::fits(&labels, &balancer.on));
-            local.tasks = local.tasks.filter(|tasks| tasks.node.as_deref() == Some(&*self.node.0));
+            local.tasks =
+                local.tasks.filter(|tasks| tasks.postgres.is_some() || tasks.node.as_deref() == Some(&*self.node.0));
         }
         local
     }

@@ -14,7 +14,7 @@ const BATCH: usize = 10;
 
 /// What clients know after the run.
 #[derive(Default)]
-struct Ledger {
+pub(super) struct Ledger {
     confirmed: Mutex<BTreeSet<String>>,
     /// Asked for, and never answered.
     unknown: Mutex<BTreeSet<String>>,
@@ -86,45 +86,82 @@ fn consume(port: u16, ledger: &Ledger, stop: &AtomicBool) {
     }
 }
 
+/// Clients that send and receive until they are told to end.
+pub(super) struct Traffic {
+    pub(super) ledger: Arc<Ledger>,
+    stop_producing: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Traffic {
+    /// Spread over these addresses.
+    pub(super) fn start(ports: &[u16]) -> Traffic {
+        let mut traffic = Traffic {
+            ledger: Arc::default(),
+            stop_producing: Arc::default(),
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        for who in 0..PRODUCERS {
+            let (ledger, stop, port) =
+                (traffic.ledger.clone(), traffic.stop_producing.clone(), ports[who % ports.len()]);
+            traffic.threads.push(std::thread::spawn(move || produce(port, who, &ledger, &stop)));
+        }
+        for who in 0..CONSUMERS {
+            let (ledger, stop, port) = (traffic.ledger.clone(), traffic.stop.clone(), ports[who % ports.len()]);
+            traffic.threads.push(std::thread::spawn(move || consume(port, &ledger, &stop)));
+        }
+        traffic
+    }
+
+    /// Messages handed out so far.
+    pub(super) fn received(&self) -> usize {
+        self.ledger.received.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn stop_sending(&self) {
+        self.stop_producing.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn end(&mut self) {
+        self.stop_producing.store(true, Ordering::SeqCst);
+        self.stop.store(true, Ordering::SeqCst);
+        self.threads.drain(..).for_each(|t| t.join().expect("no panic"));
+    }
+
+    /// Each break can swallow the answers of what was under way, and no more.
+    pub(super) fn judge(&self, longest: Duration, breaks: usize) {
+        judge(&self.ledger, longest, CONSUMERS * BATCH * breaks);
+    }
+}
+
 #[test]
 fn nothing_confirmed_is_lost_when_the_plane_is_killed_again_and_again() {
     let port = free_port();
     let site = Site::new(&format!("[tasks]\nlisten = \"127.0.0.1:{port}\"\n[queue.q]\n"));
     site.up();
-    let (ledger, stop_producing, stop) =
-        (Arc::new(Ledger::default()), Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let mut threads = Vec::new();
-    for who in 0..PRODUCERS {
-        let (ledger, stop) = (ledger.clone(), stop_producing.clone());
-        threads.push(std::thread::spawn(move || produce(port, who, &ledger, &stop)));
-    }
-    for _ in 0..CONSUMERS {
-        let (ledger, stop) = (ledger.clone(), stop.clone());
-        threads.push(std::thread::spawn(move || consume(port, &ledger, &stop)));
-    }
+    let mut traffic = Traffic::start(&[port]);
     let mut longest = Duration::ZERO;
     for _ in 0..crate::proof::size(KILLS.0, KILLS.1) {
-        let before = ledger.received.load(Ordering::SeqCst);
-        site.wait_for("work between two kills", || ledger.received.load(Ordering::SeqCst) > before + 200);
+        let before = traffic.received();
+        site.wait_for("work between two kills", || traffic.received() > before + 200);
         let killed = Instant::now();
         kill(site.pid("_tasks-1"), "KILL");
-        let after = ledger.received.load(Ordering::SeqCst);
-        site.wait_for("the next process to work", || {
-            ledger.received.load(Ordering::SeqCst) > after + BATCH * CONSUMERS
-        });
+        let after = traffic.received();
+        site.wait_for("the next process to work", || traffic.received() > after + BATCH * CONSUMERS);
         longest = longest.max(killed.elapsed());
     }
-    stop_producing.store(true, Ordering::SeqCst);
+    traffic.stop_sending();
     site.wait_for("the queue to be empty", || {
         let q = queue(&site, "q");
         q["visible"] == 0 && q["in_flight"] == 0 && q["delayed"] == 0
     });
-    stop.store(true, Ordering::SeqCst);
-    threads.into_iter().for_each(|t| t.join().expect("no panic"));
-    judge(&ledger, longest);
+    traffic.end();
+    traffic.judge(longest, usize::try_from(crate::proof::size(KILLS.0, KILLS.1)).expect("small"));
 }
 
-fn judge(ledger: &Ledger, longest: Duration) {
+fn judge(ledger: &Ledger, longest: Duration, in_flight: usize) {
     let confirmed = ledger.confirmed.lock().expect("no panic");
     let unknown = ledger.unknown.lock().expect("no panic");
     let finished = ledger.finished.lock().expect("no panic");
@@ -143,9 +180,6 @@ fn judge(ledger: &Ledger, longest: Duration) {
     assert_eq!(lost, 0, "confirmed, and never handed out");
     assert_eq!(strange, 0, "nobody sent these");
     assert!(confirmed.len() > 1_000, "there was work");
-    // Each kill can swallow the answers of the deletes that were under way, and no more.
-    let kills = usize::try_from(crate::proof::size(KILLS.0, KILLS.1)).expect("small");
-    let in_flight = CONSUMERS * BATCH * kills;
     assert!(missing <= in_flight, "{missing} confirmed messages were never seen to be finished");
     assert!(twice <= in_flight, "{twice} were handed out twice, {in_flight} were in flight at the kills");
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::extract::{Path, Query, State};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use holdfast_policy::Timestamp;
@@ -10,6 +11,7 @@ use holdfast_policy::flow::{self, Event, Key, Phase, Run, StepState, Verb};
 use holdfast_policy::schedule::rfc3339;
 use serde::Deserialize;
 
+use super::forward::forward;
 use super::{
     AuditInfo, By, Operate, PoolInfo, RUNS_SHOWN_MAX, Retry, RunDetail, RunInfo, ScheduleInfo, Schedules, Signal,
     StepInfo, Submit, SubmitDone, TryInfo,
@@ -23,7 +25,7 @@ use crate::flow::value::{from_json, to_json};
 use crate::flow::{read_log, state, typed};
 use crate::plane::Plane;
 
-pub(crate) fn router() -> Router<Plane> {
+pub(crate) fn router(plane: &Plane) -> Router<Plane> {
     Router::new()
         .route("/v1/runs", get(list).post(submit))
         .route("/v1/runs/{id}", get(show))
@@ -37,6 +39,7 @@ pub(crate) fn router() -> Router<Plane> {
         .route("/v1/schedules", get(schedules))
         .route("/v1/schedules/resume", post(resume_schedules))
         .route("/v1/pools", get(pools))
+        .layer(from_fn_with_state(plane.clone(), forward))
 }
 
 async fn submit(State(plane): State<Plane>, Json(wish): Json<Submit>) -> Answer<SubmitDone> {

@@ -8,10 +8,18 @@ use holdfast_policy::flow::Key;
 use super::command::{is_token, token};
 use crate::flow::Ground;
 
-/// Before any run goes on: what is there now and belongs to no attempt that is under way never will.
-pub(in crate::flow) async fn end_orphans(ground: &Ground) {
+/// Who goes on with attempts that are under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::flow) enum Owner {
+    Here,
+    Elsewhere,
+}
+
+/// Before any run goes on: what is there now and belongs to no attempt that is under way here never will.
+pub(in crate::flow) async fn end_orphans(ground: &Ground, owner: Owner) {
     let open = match ground.desk.store.open_attempts().await {
-        Ok(open) => open,
+        Ok(open) if owner == Owner::Here => open,
+        Ok(_) => Vec::new(),
         // Whose they are is not known, so they are left alone.
         Err(error) => return tracing::warn!(%error, "nobody looks for what attempts left that are over"),
     };

@@ -98,10 +98,10 @@ impl Run {
                 self.model.now += i64::from(*seconds);
             }
             Step::Restart => {
-                let ahead = self.place().store.clock.now();
+                let ahead = self.place().clock.now();
                 let place = self.place.take().expect("there is one").again().await;
                 // The new process knows nothing of the time that the test has made pass.
-                place.advance(ahead - place.store.clock.now());
+                place.advance(ahead - place.clock.now());
                 self.place = Some(place);
             }
         }
@@ -205,20 +205,30 @@ impl Run {
     }
 }
 
+fn play(on: Engine, steps: &[Step]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let q = Spec { crashes_max: CRASHES_MAX, ..dead("dead", RECEIVES_MAX) };
+        let place = Place::new(on, &[("dead", Spec::default()), ("q", q)]).await;
+        let mut run = Run { place: Some(place), model: Model::default(), deliveries: Vec::new() };
+        for step in steps {
+            run.step(step).await;
+            run.check().await;
+        }
+        run.place().store.close();
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn every_message_is_in_exactly_one_place(steps in prop::collection::vec(step(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            let q = Spec { crashes_max: CRASHES_MAX, ..dead("dead", RECEIVES_MAX) };
-            let place = Place::new(&[("dead", Spec::default()), ("q", q)]).await;
-            let mut run = Run { place: Some(place), model: Model::default(), deliveries: Vec::new() };
-            for step in &steps {
-                run.step(step).await;
-                run.check().await;
-            }
-        });
+        play(Engine::Sqlite, &steps);
+    }
+
+    #[test]
+    fn every_message_is_in_exactly_one_place_of_a_database(steps in prop::collection::vec(step(), 1..60)) {
+        play(Engine::Postgres, &steps);
     }
 }

@@ -1,0 +1,337 @@
+//! One connection to the server, and transactions on it. Nothing is kept in the session between two of them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::task::AbortHandle;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Config, NoTls, Row};
+
+use super::schema::why;
+use super::tls::Tls;
+use super::{Cached, Shared};
+use crate::clock::Millis;
+use crate::error::{Error, Result};
+
+/// To one server; with several in the URL the next one is asked then.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// What was sent and is not acknowledged by the network: the server is gone.
+const SILENT_MAX: Duration = Duration::from_secs(5);
+/// Of one statement: one that takes longer holds up whoever waits behind it.
+const STATEMENT_MS_MAX: u32 = 15_000;
+/// For locks of others, which are held for one commit.
+const LOCK_MS_MAX: u32 = 5_000;
+/// A plane that hangs with locks in its hands loses them.
+const IDLE_MS_MAX: u32 = 20_000;
+/// The first with everything that is used here: 13.
+const VERSION_MIN: i64 = 130_000;
+
+/// Counters of messages are spread over so many rows for each queue, so that commits do not wait for each other.
+const TALLY_SLOTS: i64 = 32;
+
+/// Where the server is, and how it is spoken to.
+#[derive(Clone)]
+pub(super) struct Target {
+    config: Config,
+    tls: Option<Tls>,
+    /// As SQL writes it.
+    pub(super) schema: String,
+}
+
+impl Target {
+    /// Plain only where the URL says so, or where nothing leaves the machine.
+    pub(super) fn new(url: &str, password: Option<&[u8]>, ca: Option<&Path>, schema: &str) -> Result<Target> {
+        let bad = |reason: String| Error::Database { what: "read its URL".into(), reason };
+        let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| bad(why(&e)))?;
+        if let Some(password) = password {
+            config.password(password);
+        }
+        if config.get_dbname().is_none() {
+            return Err(bad("it names no database".into()));
+        }
+        config.connect_timeout(CONNECT_MAX).tcp_user_timeout(SILENT_MAX).keepalives_idle(SILENT_MAX);
+        config.application_name("holdfast tasks").target_session_attrs(TargetSessionAttrs::ReadWrite);
+        if !url.contains("sslmode=") {
+            let local = config.get_hosts().iter().all(stays_here);
+            config.ssl_mode(if local { SslMode::Disable } else { SslMode::Require });
+        }
+        let tls = match config.get_ssl_mode() {
+            SslMode::Disable => None,
+            _ => Some(Tls::new(ca)?),
+        };
+        Ok(Target { config, tls, schema: format!("\"{}\"", schema.replace('"', "\"\"")) })
+    }
+
+    pub(super) async fn connect(&self) -> Done<Session> {
+        let (client, driver) = match &self.tls {
+            None => {
+                let (client, connection) = self.config.connect(NoTls).await?;
+                (client, tokio::spawn(connection).abort_handle())
+            }
+            Some(tls) => {
+                let (client, connection) = self.config.connect(tls.clone()).await?;
+                (client, tokio::spawn(connection).abort_handle())
+            }
+        };
+        let mut session = Session { client, driver, begin: String::new(), epoch: random()? };
+        let asked = "SELECT current_setting('server_version_num')::int8, current_setting('synchronous_commit')";
+        let row = session.client.query_typed_one(asked, &[]).await?;
+        let version: i64 = row.get(0);
+        if version < VERSION_MIN {
+            let reason = format!("the server is version {}, 13 is needed", version / 10_000);
+            return Err(Error::Database { what: "use it".into(), reason }.into());
+        }
+        let mut begin = format!(
+            "BEGIN; SET LOCAL search_path = {}; SET LOCAL lock_timeout = {LOCK_MS_MAX}; \
+             SET LOCAL statement_timeout = {STATEMENT_MS_MAX}; \
+             SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS_MAX}",
+            self.schema
+        );
+        // What is confirmed must be on the disk: no setting of the server or of the role may say otherwise.
+        if matches!(row.get::<_, &str>(1), "off" | "local") {
+            begin += "; SET LOCAL synchronous_commit = on";
+        }
+        session.begin = begin;
+        Ok(session)
+    }
+}
+
+fn stays_here(host: &Host) -> bool {
+    match host {
+        Host::Unix(_) => true,
+        Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
+    }
+}
+
+/// Of an epoch: a receipt that another session gave for the same receive, before a backup was restored, does not fit.
+fn random() -> Result<i64> {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::System {
+        what: "draw an epoch".into(),
+        source: std::io::Error::other("the kernel gives no random bytes"),
+    })?;
+    Ok(i64::from_be_bytes(bytes) & i64::MAX)
+}
+
+pub(super) type Done<T> = std::result::Result<T, Broken>;
+
+/// Why an operation ended before its commit.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// By a rule of ours; the same again would be refused again.
+    Refused(Error),
+    /// The server collided with others: worth another try at once.
+    Collided(String),
+    /// The connection is of no use any more.
+    Lost(String),
+    /// Worth another try later.
+    NotNow(String),
+    /// The server understood and refuses.
+    Server(String),
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Broken {
+        Broken::Refused(error)
+    }
+}
+
+impl From<tokio_postgres::Error> for Broken {
+    fn from(error: tokio_postgres::Error) -> Broken {
+        let text = why(&error);
+        let Some(code) = error.code() else {
+            // Not from the server: a value that cannot be sent, or a connection that broke.
+            return if error.is_closed() || error.as_db_error().is_none() {
+                Broken::Lost(text)
+            } else {
+                Broken::Server(text)
+            };
+        };
+        match code {
+            // A unique key that another plane has just written: the next try finds it.
+            c if *c == SqlState::T_R_SERIALIZATION_FAILURE
+                || *c == SqlState::T_R_DEADLOCK_DETECTED
+                || *c == SqlState::LOCK_NOT_AVAILABLE
+                || *c == SqlState::UNIQUE_VIOLATION =>
+            {
+                Broken::Collided(text)
+            }
+            c if *c == SqlState::READ_ONLY_SQL_TRANSACTION
+                || c.code().starts_with("08")
+                || c.code().starts_with("57P") =>
+            {
+                Broken::Lost(text)
+            }
+            c if c.code().starts_with("53") || *c == SqlState::QUERY_CANCELED => Broken::NotNow(text),
+            c if c.code().starts_with("58") || *c == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => {
+                Broken::Lost(text)
+            }
+            _ => Broken::Server(text),
+        }
+    }
+}
+
+impl Broken {
+    /// As whoever asked is told.
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Broken::Refused(error) => error,
+            Broken::Collided(reason) | Broken::Lost(reason) | Broken::NotNow(reason) => Error::Throttled { reason },
+            Broken::Server(reason) => Error::Database { what: "do it".into(), reason },
+        }
+    }
+}
+
+pub(super) struct Session {
+    pub(super) client: Client,
+    driver: AbortHandle,
+    begin: String,
+    epoch: i64,
+}
+
+impl Drop for Session {
+    /// The server ends what was not committed when the connection goes.
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Session {
+    /// A transaction, with the time that it counts by.
+    pub(super) async fn begin<'a>(&'a self, shared: &'a Shared) -> Done<Tx<'a>> {
+        let asked = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, version, pg_backend_pid()::int8
+                     FROM catalogue";
+        let (begun, row) =
+            tokio::join!(self.client.batch_execute(&self.begin), self.client.query_typed_one(asked, &[]));
+        begun?;
+        let row = row?;
+        let version: i64 = row.get(1);
+        shared.validate(version);
+        Ok(Tx {
+            client: &self.client,
+            shared,
+            now: shared.time(row.get(0)),
+            epoch: self.epoch,
+            version: Some(version),
+            slot: row.get::<_, i64>(2) % TALLY_SLOTS,
+            tally: BTreeMap::new(),
+        })
+    }
+
+    pub(super) async fn rollback(&self) -> Done<()> {
+        Ok(self.client.batch_execute("ROLLBACK").await?)
+    }
+}
+
+pub(super) struct Tx<'a> {
+    client: &'a Client,
+    pub(super) shared: &'a Shared,
+    pub(super) now: Millis,
+    pub(super) epoch: i64,
+    /// Of the catalogue; `None` when it was changed here, and what is read must not be remembered.
+    pub(super) version: Option<i64>,
+    slot: i64,
+    /// How many messages more each queue has.
+    tally: BTreeMap<i64, i64>,
+}
+
+impl Tx<'_> {
+    pub(super) async fn rows(&self, sql: &str, with: &[&dyn Value]) -> Done<Vec<Row>> {
+        let typed: Vec<(&(dyn ToSql + Sync), Type)> = with.iter().map(|v| (v.sql(), v.kind())).collect();
+        Ok(self.client.query_typed(sql, &typed).await?)
+    }
+
+    pub(super) async fn one(&self, sql: &str, with: &[&dyn Value]) -> Done<Row> {
+        self.opt(sql, with).await?.ok_or_else(|| Broken::Server("a row that must be there is not".into()))
+    }
+
+    pub(super) async fn opt(&self, sql: &str, with: &[&dyn Value]) -> Done<Option<Row>> {
+        Ok(self.rows(sql, with).await?.into_iter().next())
+    }
+
+    /// How many rows it changed.
+    pub(super) async fn run(&self, sql: &str, with: &[&dyn Value]) -> Done<u64> {
+        let typed: Vec<(&(dyn ToSql + Sync), Type)> = with.iter().map(|v| (v.sql(), v.kind())).collect();
+        Ok(self.client.execute_typed(sql, &typed).await?)
+    }
+
+    /// Others wait until the commit; taken in the order of the numbers, so that nobody waits in a circle.
+    pub(super) async fn lock(&self, numbers: &[i64]) -> Done<()> {
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let mut numbers = numbers.to_vec();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let sql = "SELECT pg_advisory_xact_lock(x'686f'::int8 << 40 | n) FROM (SELECT n FROM unnest($1) n ORDER BY n OFFSET 0) s";
+        self.rows(sql, &[&numbers]).await?;
+        Ok(())
+    }
+
+    /// False: another plane does it now.
+    pub(super) async fn try_lock(&self, chore: i64) -> Done<bool> {
+        Ok(self.one("SELECT pg_try_advisory_xact_lock(x'6863'::int8 << 40 | $1)", &[&chore]).await?.get(0))
+    }
+
+    pub(super) fn count(&mut self, queue: i64, by: i64) {
+        *self.tally.entry(queue).or_default() += by;
+    }
+
+    pub(super) async fn commit(mut self) -> Done<()> {
+        let tally = std::mem::take(&mut self.tally);
+        let (queues, changes): (Vec<i64>, Vec<i64>) = tally.into_iter().filter(|(_, by)| *by != 0).unzip();
+        if !queues.is_empty() {
+            let sql = "INSERT INTO tally (queue, slot, messages) SELECT q, $3, n FROM unnest($1, $2) u(q, n) ORDER BY q
+                       ON CONFLICT (queue, slot) DO UPDATE SET messages = tally.messages + excluded.messages";
+            self.run(sql, &[&queues, &changes, &self.slot]).await?;
+        }
+        Ok(self.client.batch_execute("COMMIT").await?)
+    }
+}
+
+/// What is sent to the server with its type, so that no statement has to be prepared before.
+pub(super) trait Value: Sync {
+    fn kind(&self) -> Type;
+    fn sql(&self) -> &(dyn ToSql + Sync);
+}
+
+macro_rules! values {
+    ($($type:ty => $kind:ident),* $(,)?) => {
+        $(impl Value for $type {
+            fn kind(&self) -> Type {
+                Type::$kind
+            }
+
+            fn sql(&self) -> &(dyn ToSql + Sync) {
+                self
+            }
+        })*
+    };
+}
+
+values! {
+    i64 => INT8, Option<i64> => INT8, Vec<i64> => INT8_ARRAY, bool => BOOL,
+    String => TEXT, &str => TEXT, Option<String> => TEXT, Option<&str> => TEXT,
+    Vec<String> => TEXT_ARRAY, Vec<&str> => TEXT_ARRAY, Vec<Option<String>> => TEXT_ARRAY, Vec<Option<&str>> => TEXT_ARRAY,
+    Vec<u8> => BYTEA, &[u8] => BYTEA, Vec<Vec<u8>> => BYTEA_ARRAY, Vec<&[u8]> => BYTEA_ARRAY,
+    Vec<Option<&[u8]>> => BYTEA_ARRAY,
+}
+
+/// How the last operation left what is known of the catalogue.
+impl Shared {
+    fn validate(&self, version: i64) {
+        let mut cache = self.cache();
+        if version > cache.version {
+            *cache = Cached { version, ..Cached::default() };
+        }
+        cache.checked = Some(std::time::Instant::now());
+    }
+}
+
+pub(super) type Sessions = Arc<tokio::sync::Semaphore>;
