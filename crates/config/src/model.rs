@@ -531,6 +531,8 @@ pub struct Drill {
     pub latency: Duration,
     pub share: f64,
     pub busy_path: Option<String>,
+    /// Programs of a worker that are struck at once. Default 1.
+    pub count: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -548,11 +550,17 @@ pub enum Fault {
     BalancerHang,
     ShimKill,
     AgentKill,
+    WorkerKill,
+    WorkerHang,
+    Poison,
+    TasksKill,
+    TasksHang,
+    TasksDiskFull,
 }
 
 impl Fault {
     /// As the file and the CLI spell it.
-    pub const ALL: [(&'static str, Fault); 13] = [
+    pub const ALL: [(&'static str, Fault); 19] = [
         ("kill", Fault::Kill),
         ("hang", Fault::Hang),
         ("busy", Fault::Busy),
@@ -566,10 +574,26 @@ impl Fault {
         ("balancer-hang", Fault::BalancerHang),
         ("shim-kill", Fault::ShimKill),
         ("agent-kill", Fault::AgentKill),
+        ("worker-kill", Fault::WorkerKill),
+        ("worker-hang", Fault::WorkerHang),
+        ("poison", Fault::Poison),
+        ("tasks-kill", Fault::TasksKill),
+        ("tasks-hang", Fault::TasksHang),
+        ("tasks-disk-full", Fault::TasksDiskFull),
     ];
 
     pub fn name(self) -> &'static str {
         Fault::ALL.iter().find(|(_, f)| *f == self).map_or("unknown", |(name, _)| name)
+    }
+
+    /// It strikes programs of a worker.
+    pub fn hits_worker(self) -> bool {
+        matches!(self, Fault::WorkerKill | Fault::WorkerHang | Fault::Poison)
+    }
+
+    /// It strikes the plane of tasks.
+    pub fn hits_tasks(self) -> bool {
+        matches!(self, Fault::TasksKill | Fault::TasksHang | Fault::TasksDiskFull)
     }
 }
 
@@ -580,4 +604,8 @@ pub struct Targets {
     pub recover: Option<Duration>,
     pub failed: Option<u64>,
     pub p99: Option<Duration>,
+    /// Of a queue: confirmed and never done; done more than once; due until done.
+    pub lost: Option<u64>,
+    pub twice: Option<u64>,
+    pub done: Option<Duration>,
 }

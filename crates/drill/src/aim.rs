@@ -10,7 +10,7 @@ use holdfast_policy::drill::{Blast, Facts};
 
 use crate::error::DrillError;
 use crate::spec::blast;
-use crate::system::{Balancer, Instance, PlaneFaultKind, Process, ReadyBy, Service, Status};
+use crate::system::{Balancer, Instance, PlaneFaultKind, Process, ReadyBy, Service, Status, Tasks};
 
 /// What the errors fault answers with.
 pub(crate) const ERROR_STATUS: u16 = 503;
@@ -26,15 +26,35 @@ pub(crate) struct Aim {
     pub(crate) subjects: Vec<String>,
     /// Instances that are struck.
     pub(crate) struck: Vec<InstanceId>,
+    /// Empty where a queue is probed.
     pub(crate) balancer: String,
     pub(crate) probe: SocketAddr,
+    /// Where a queue is probed.
+    pub(crate) queue: Option<Queued>,
     pub(crate) watch: Option<(SocketAddr, ReadyBy)>,
+}
+
+/// The plane of tasks that is probed.
+#[derive(Clone, Debug)]
+pub(crate) struct Queued {
+    pub(crate) control: PathBuf,
+    pub(crate) account: String,
+    /// Whose places the probes take, and how many there are.
+    pub(crate) worker: Option<(String, u32)>,
 }
 
 /// The blow itself.
 #[derive(Clone, Debug)]
 pub(crate) enum Blow {
     Kill(Process),
+    /// Programs that work on probes.
+    KillAll(Vec<Process>),
+    /// So many programs that work on probes, once they do.
+    Victims(u32),
+    /// A probe that its program dies of.
+    Poison,
+    /// The plane of tasks refuses what a full disk would.
+    Fill,
     /// Each new run of the instance as well.
     KillAgain(InstanceId, Process),
     Stop(Vec<Process>),
@@ -57,6 +77,8 @@ impl Aim {
             Blast::Service => scene.at_service(),
             Blast::Plane => scene.at_plane(),
             Blast::Control => scene.at_agent(),
+            Blast::Tasks => scene.at_tasks(),
+            Blast::Program | Blast::Place => scene.at_worker(),
         }
     }
 
@@ -68,6 +90,9 @@ impl Aim {
 
     /// What the rules of starting must know; the probe counts are added by who probed.
     pub(crate) fn facts(&self, status: &Status) -> Facts {
+        if self.queue.is_some() {
+            return self.facts_of_queue(status);
+        }
         let target = self.service.as_deref().and_then(|name| status.service(name));
         let is_other = |s: &&Service| Some(s.name.as_str()) != self.service.as_deref();
         let behind = status.balancer(&self.balancer).map(|b| b.service.as_str());
@@ -86,6 +111,7 @@ impl Aim {
             desired: target.map_or(0, |s| s.desired),
             ready: target.map_or(0, Service::ready),
             min_available: target.map_or(0, |s| s.min_available),
+            struck: 1,
             not_ready_elsewhere: status
                 .services
                 .iter()
@@ -96,6 +122,31 @@ impl Aim {
             open_incidents: status.open_incidents.iter().filter(concerns).cloned().collect(),
             pauses: status.pauses.clone(),
             planes: u32::try_from(status.planes.iter().filter(|p| p.ready).count()).unwrap_or(u32::MAX),
+            probes: 0,
+            probes_failed: 0,
+        }
+    }
+
+    /// Services may be down: queues are there for that.
+    fn facts_of_queue(&self, status: &Status) -> Facts {
+        let ready = u32::from(status.tasks.as_ref().is_some_and(|t| t.plane.ready));
+        let places = self.queue.as_ref().and_then(|q| q.worker.as_ref()).map_or(1, |(_, places)| *places);
+        let of_plane = |subject: &&String| subject.rsplit('/').next().is_some_and(|name| name.starts_with("_tasks"));
+        let agent = |subject: &&String| subject.ends_with("_agent-1");
+        let struck = match &self.blow {
+            Blow::Victims(many) => *many,
+            Blow::Stop(all) => u32::try_from(all.len()).unwrap_or(u32::MAX),
+            _ => 1,
+        };
+        Facts {
+            desired: places,
+            ready: places * ready,
+            min_available: 1,
+            struck,
+            not_ready_elsewhere: Vec::new(),
+            open_incidents: status.open_incidents.iter().filter(|s| of_plane(s) || agent(s)).cloned().collect(),
+            pauses: status.pauses.clone(),
+            planes: 1,
             probes: 0,
             probes_failed: 0,
         }
@@ -123,6 +174,7 @@ impl Scene<'_> {
             struck: vec![instance.id.clone()],
             probe: self.probe_address(balancer)?,
             balancer: balancer.name.clone(),
+            queue: None,
             watch: instance.endpoint.filter(|_| watched).map(|addr| (addr, instance.ready_by.clone())),
         })
     }
@@ -171,6 +223,7 @@ impl Scene<'_> {
             struck: ids.collect(),
             probe: self.probe_address(balancer)?,
             balancer: balancer.name.clone(),
+            queue: None,
             watch: first,
         })
     }
@@ -193,6 +246,54 @@ impl Scene<'_> {
         self.at_holdfast("_agent-1".to_owned(), Blow::Kill(agent))
     }
 
+    fn tasks(&self) -> Result<&Tasks, DrillError> {
+        self.status.tasks.as_ref().ok_or_else(|| self.no("the plane of tasks does not run here".into()))
+    }
+
+    fn at_tasks(&self) -> Result<Aim, DrillError> {
+        let tasks = self.tasks()?;
+        let blow = match self.drill.fault {
+            Fault::TasksHang => Blow::Stop(vec![tasks.plane.process]),
+            Fault::TasksDiskFull => Blow::Fill,
+            _ => Blow::Kill(tasks.plane.process),
+        };
+        let target = tasks.plane.id.to_string();
+        Ok(self.at_queue(tasks, blow, vec![target.clone()], target, None))
+    }
+
+    fn at_worker(&self) -> Result<Aim, DrillError> {
+        let tasks = self.tasks()?;
+        let name = self.drill.target.clone().ok_or_else(|| self.no("it names no worker".into()))?;
+        let worker = tasks.workers.iter().find(|(known, _)| *known == name);
+        let worker = worker.ok_or_else(|| self.no(format!("there is no worker `{name}` with programs")))?;
+        let blow = match self.drill.fault {
+            Fault::Poison => Blow::Poison,
+            _ => Blow::Victims(self.drill.count),
+        };
+        Ok(self.at_queue(tasks, blow, Vec::new(), name, Some(worker.clone())))
+    }
+
+    fn at_queue(
+        &self,
+        tasks: &Tasks,
+        blow: Blow,
+        subjects: Vec<String>,
+        target: String,
+        worker: Option<(String, u32)>,
+    ) -> Aim {
+        Aim {
+            blow,
+            target,
+            service: None,
+            subjects,
+            struck: Vec::new(),
+            balancer: String::new(),
+            probe: reachable(tasks.listen),
+            queue: Some(Queued { control: tasks.plane.control.clone(), account: tasks.account.clone(), worker }),
+            watch: None,
+        }
+    }
+
     /// A part of holdfast itself: no instance is struck, the clients are those of any balancer.
     fn at_holdfast(&self, target: String, blow: Blow) -> Result<Aim, DrillError> {
         let named = self.drill.target.as_deref().and_then(|name| self.status.balancer(name));
@@ -209,6 +310,7 @@ impl Scene<'_> {
             struck: Vec::new(),
             probe: self.probe_address(balancer)?,
             balancer: balancer.name.clone(),
+            queue: None,
             watch: None,
         })
     }

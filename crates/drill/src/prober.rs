@@ -20,6 +20,8 @@ use holdfast_policy::Timestamp;
 use tokio::sync::mpsc;
 
 mod client;
+pub mod queue;
+mod sqs;
 mod summary;
 
 pub use client::fnv1a;
@@ -65,6 +67,8 @@ pub enum End {
     Status(u16),
     /// Status fine, body not the expected one.
     WrongBody,
+    /// Said no, with this status.
+    Refused(u16),
     NotConnected,
     /// The connection was lost before the answer was whole.
     Lost,

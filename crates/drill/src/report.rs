@@ -4,6 +4,7 @@ use holdfast_policy::drill::Refusal;
 use serde::Serialize;
 
 use crate::error::DrillError;
+use crate::prober::queue::Kept;
 use crate::spec::Spec;
 use crate::watcher::Outside;
 
@@ -42,6 +43,8 @@ pub struct Report {
     pub sent_late_ms: f64,
     /// Restarts of what the drill did not kill.
     pub restarts: u32,
+    /// What became of the probes of a queue; absent where a balancer was asked.
+    pub kept: Option<Kept>,
     /// Seen at the struck instance's own endpoint.
     pub outside: Outside,
     pub injected_boot_ns: u64,

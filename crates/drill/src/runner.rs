@@ -15,6 +15,7 @@ use crate::aim::Aim;
 use crate::error::DrillError;
 use crate::guard::Guard;
 use crate::prober::{Counts, Plan, Prober};
+use crate::queued::{self, Access, Opened};
 use crate::record::Record;
 use crate::report::{Forecast, Report, Reports};
 use crate::spec::{Spec, blast, is_blow};
@@ -22,6 +23,7 @@ use crate::strike;
 use crate::system::{Inject, Status, System, Unanswered, within};
 use crate::undo::{DrillLock, Journal};
 use crate::watcher::Watcher;
+use crate::witness::Witness;
 
 mod forecast;
 mod observe;
@@ -45,6 +47,8 @@ pub struct Setup {
     pub dir: PathBuf,
     /// Command of the guard, such as `[holdfast, __guard]`; the directory is added as the last argument.
     pub guard: Vec<OsString>,
+    /// To queues.
+    pub access: Access,
     /// Set by Ctrl-C: the drill is undone and ended.
     pub interrupted: Arc<AtomicBool>,
     /// Called some times a second, for live display.
@@ -82,7 +86,9 @@ struct Scene<'a> {
     spec: &'a Spec,
     aim: Aim,
     before: Status,
-    prober: Prober,
+    prober: Witness,
+    /// Where a queue is probed.
+    opened: Option<&'a Opened>,
     journal: Journal,
 }
 
@@ -132,16 +138,43 @@ impl Runner {
         let journal = Journal::of(&self.setup.dir);
         // What an earlier drill left behind, its guard killed with it.
         journal.undo_all(&*self.setup.inject, "next drill").await?;
-        let scene = self.look(spec, journal).await?;
+        let status = self.status().await?;
+        let aim = Aim::take(&spec.drill, &status)?;
+        self.refuse(spec, &aim.facts(&status), false)?;
+        let opened = match &aim.queue {
+            Some(queue) => Some(Opened::open(queue, spec, &*self.setup.inject).await?),
+            None => None,
+        };
+        let report = self.look_and_strike(spec, aim, journal, opened.as_ref()).await;
+        if let Some(opened) = &opened {
+            opened.close(&*self.setup.inject).await;
+        }
+        report
+    }
+
+    async fn look_and_strike(
+        &self,
+        spec: &Spec,
+        aim: Aim,
+        journal: Journal,
+        opened: Option<&Opened>,
+    ) -> Result<Report, DrillError> {
+        let mut scene = self.look(spec, aim, journal, opened).await?;
+        if let Some(prober) = scene.prober.queue() {
+            scene.aim = queued::aim_at_programs(scene.aim, spec, prober).await?;
+        }
         self.carry_out(scene).await
     }
 
     /// Nothing is touched here: is all well, and do clients get answers?
-    async fn look<'a>(&self, spec: &'a Spec, journal: Journal) -> Result<Scene<'a>, DrillError> {
-        let status = self.status().await?;
-        let aim = Aim::take(&spec.drill, &status)?;
-        self.refuse(spec, &aim.facts(&status), false)?;
-        let prober = Prober::start(plan(spec, &aim)).map_err(DrillError::Prober)?;
+    async fn look<'a>(
+        &self,
+        spec: &'a Spec,
+        aim: Aim,
+        journal: Journal,
+        opened: Option<&'a Opened>,
+    ) -> Result<Scene<'a>, DrillError> {
+        let prober = self.witness(spec, &aim, opened)?;
         let until = clock::now() + LOOK_BEFORE;
         while clock::now() < until && !self.interrupted() {
             self.tell(spec, &aim, Phase::Looking, clock::now().until(until), prober.counts());
@@ -152,9 +185,19 @@ impl Runner {
         }
         let before = self.status().await?;
         let aim = Aim::take(&spec.drill, &before)?;
-        let Counts { finished: probes, failed: probes_failed, .. } = prober.counts();
+        let (probes, probes_failed) = (prober.answered(), prober.counts().failed);
         self.refuse(spec, &Facts { probes, probes_failed, ..aim.facts(&before) }, true)?;
-        Ok(Scene { spec, aim, before, prober, journal })
+        Ok(Scene { spec, aim, before, prober, opened, journal })
+    }
+
+    fn witness(&self, spec: &Spec, aim: &Aim, opened: Option<&Opened>) -> Result<Witness, DrillError> {
+        let Plan { limit, .. } = plan(spec, aim);
+        match (opened, &aim.queue) {
+            (Some(opened), Some(queue)) => {
+                opened.prober(aim, queue, spec, &self.setup.access, limit).map(Witness::Queue)
+            }
+            _ => Prober::start(plan(spec, aim)).map(Witness::Balancer).map_err(DrillError::Prober),
+        }
     }
 
     fn refuse(&self, spec: &Spec, facts: &Facts, probed: bool) -> Result<(), DrillError> {
@@ -166,13 +209,13 @@ impl Runner {
     }
 
     async fn carry_out(&self, scene: Scene<'_>) -> Result<Report, DrillError> {
-        let Scene { spec, aim, journal, .. } = &scene;
+        let Scene { spec, aim, journal, opened, .. } = &scene;
         let held = if is_blow(spec.drill.fault) { Duration::ZERO } else { spec.drill.hold };
         let mut record = Record::open(&self.setup.dir, &self.node, &spec.drill.name, aim);
         let guard = Guard::start(&self.setup.guard, &self.setup.dir, clock::now() + held + GUARD_GRACE)?;
-        strike::intend(aim, spec, journal)?;
+        strike::intend(aim, spec, journal, *opened)?;
         let watcher = self.watch(aim).await;
-        let struck = strike::strike(aim, spec, &*self.setup.inject).await;
+        let struck = strike::strike(aim, spec, &*self.setup.inject, opened.zip(scene.prober.queue())).await;
         let injected = match struck {
             Ok(injected) => injected,
             Err(e) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_config::{Balancer, Config, Drill, Fault, Kind, Service, Targets};
+use holdfast_config::{Balancer, Config, Drill, Fault, Kind, Service, Targets, Work};
 use holdfast_policy::drill::{Blast, Goals};
 
 /// Catalogue drills hold a lasting fault this long: enough to see detection, ejection and the way back.
@@ -23,7 +23,9 @@ pub struct Spec {
 impl Spec {
     /// A drill of the file: judged by the file's targets alone.
     pub fn declared(drill: &Drill) -> Spec {
-        Spec { drill: drill.clone(), goals: goals_of(&drill.targets), forgives_in_flight: false }
+        // A client whose send had no answer sends it again; what happened to it before is nobody's failure.
+        let forgives_in_flight = drill.fault.hits_tasks();
+        Spec { drill: drill.clone(), goals: goals_of(&drill.targets), forgives_in_flight }
     }
 }
 
@@ -35,13 +37,16 @@ pub fn blast(fault: Fault) -> Blast {
         Fault::DependencyStall => Blast::Service,
         Fault::BalancerKill | Fault::BalancerHang => Blast::Plane,
         Fault::AgentKill => Blast::Control,
+        Fault::TasksKill | Fault::TasksHang | Fault::TasksDiskFull => Blast::Tasks,
+        Fault::WorkerKill | Fault::Poison => Blast::Program,
+        Fault::WorkerHang => Blast::Place,
     }
 }
 
 /// True when the fault is one blow; false when it is held and then undone.
 pub fn is_blow(fault: Fault) -> bool {
-    use holdfast_config::Fault::{AgentKill, BalancerKill, CrashLoop, Kill, ShimKill};
-    matches!(fault, Kill | CrashLoop | ShimKill | BalancerKill | AgentKill)
+    use holdfast_config::Fault::{AgentKill, BalancerKill, CrashLoop, Kill, Poison, ShimKill, TasksKill, WorkerKill};
+    matches!(fault, Kill | CrashLoop | ShimKill | BalancerKill | AgentKill | TasksKill | WorkerKill | Poison)
 }
 
 /// The drills of the file; when it declares none, each fault that applies to each service behind a balancer.
@@ -84,7 +89,30 @@ fn generated(config: &Config) -> Vec<Spec> {
         }
         specs.extend(faults.into_iter().map(|fault| make(config, balancer, fault, None)));
     }
+    specs.extend(for_tasks(config));
     specs
+}
+
+/// Those that cost a user's messages nothing but time. A plane that stands still or refuses is asked for by the file only.
+fn for_tasks(config: &Config) -> Vec<Spec> {
+    let mut specs = Vec::new();
+    if config.tasks.is_some() {
+        specs.push(make_queued(Fault::TasksKill, None));
+    }
+    for worker in config.workers.values().filter(|w| matches!(w.work, Work::Program(_))) {
+        for fault in [Fault::WorkerKill, Fault::Poison] {
+            specs.push(make_queued(fault, Some(&worker.name)));
+        }
+    }
+    specs
+}
+
+/// What holdfast promises of queues: nothing confirmed is lost, and nothing that was done is done again.
+fn make_queued(fault: Fault, target: Option<&str>) -> Spec {
+    let targets = Targets { lost: Some(0), twice: Some(0), failed: Some(0), ..Targets::default() };
+    let spec = Spec::declared(&drill(fault, target, None, targets));
+    let recover = Some(Duration::from_secs(30));
+    Spec { goals: Goals { recover, restarts: Some(0), ..spec.goals }, ..spec }
 }
 
 fn for_service(config: &Config, balancer: &Balancer, service: &Service) -> Vec<Spec> {
@@ -106,22 +134,26 @@ fn for_service(config: &Config, balancer: &Balancer, service: &Service) -> Vec<S
 }
 
 fn make(config: &Config, balancer: &Balancer, fault: Fault, target: Option<&str>) -> Spec {
-    let name = target.map_or_else(|| fault.name().to_owned(), |target| format!("{}-{target}", fault.name()));
-    let drill = Drill {
-        name,
+    let drill = drill(fault, target, Some(&balancer.name), Targets::default());
+    let forgives_in_flight = fault == Fault::BalancerKill;
+    Spec { goals: default_goals(config, balancer, fault), drill, forgives_in_flight }
+}
+
+fn drill(fault: Fault, target: Option<&str>, balancer: Option<&str>, targets: Targets) -> Drill {
+    Drill {
+        name: target.map_or_else(|| fault.name().to_owned(), |target| format!("{}-{target}", fault.name())),
         fault,
         target: target.map(str::to_owned),
         hold: HOLD,
         rate: RATE,
-        balancer: Some(balancer.name.clone()),
+        balancer: balancer.map(str::to_owned),
         path: "/".to_owned(),
-        targets: Targets::default(),
+        targets,
         latency: LATENCY,
         share: 1.0,
         busy_path: None,
-    };
-    let forgives_in_flight = fault == Fault::BalancerKill;
-    Spec { goals: default_goals(config, balancer, fault), drill, forgives_in_flight }
+        count: 1,
+    }
 }
 
 fn goals_of(targets: &Targets) -> Goals {
@@ -130,6 +162,9 @@ fn goals_of(targets: &Targets) -> Goals {
         recover: targets.recover,
         failed: targets.failed,
         p99: targets.p99,
+        lost: targets.lost,
+        twice: targets.twice,
+        done: targets.done,
         ..Goals::default()
     }
 }
@@ -155,6 +190,9 @@ fn default_goals(config: &Config, balancer: &Balancer, fault: Fault) -> Goals {
         // Connections that the stopped process holds wait with it: how long is measured, not promised.
         Fault::BalancerHang => Goals { restarts: Some(0), ..Goals::default() },
         Fault::AgentKill => Goals { recover: soon, restarts: Some(0), ..none_failed },
+        // Made by `make_queued`: no balancer stands in front of a queue.
+        Fault::WorkerKill | Fault::WorkerHang | Fault::Poison => Goals::default(),
+        Fault::TasksKill | Fault::TasksHang | Fault::TasksDiskFull => Goals::default(),
     }
 }
 

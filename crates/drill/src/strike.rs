@@ -7,9 +7,11 @@ use holdfast_policy::Timestamp;
 
 use crate::aim::{Aim, Blow};
 use crate::error::DrillError;
+use crate::prober::queue::QueueProber;
+use crate::queued::Opened;
 use crate::session::{self, SIGKILL};
 use crate::spec::Spec;
-use crate::system::{Inject, PlaneFault, Process, Status, within};
+use crate::system::{Inject, PlaneFault, Process, Status, TasksOrder, within};
 use crate::undo::{Journal, Undo};
 
 /// Runs killed in a crash loop: the back-off must have grown visibly.
@@ -18,7 +20,7 @@ pub(crate) const CRASHES: u32 = 4;
 const PLANE_GRACE: Duration = Duration::from_secs(2);
 
 /// The undo of each part, on disk when this returns.
-pub(crate) fn intend(aim: &Aim, spec: &Spec, journal: &Journal) -> Result<(), DrillError> {
+pub(crate) fn intend(aim: &Aim, spec: &Spec, journal: &Journal, queue: Option<&Opened>) -> Result<(), DrillError> {
     match &aim.blow {
         Blow::Stop(leaders) => {
             for leader in leaders {
@@ -30,7 +32,15 @@ pub(crate) fn intend(aim: &Aim, spec: &Spec, journal: &Journal) -> Result<(), Dr
                 journal.intend(Undo::Clear { control: control.clone(), fault: fault_id(spec) })?;
             }
         }
-        Blow::Kill(_) | Blow::KillAgain(..) | Blow::Burn { .. } => {}
+        Blow::Fill => {
+            if let Some(Opened { control, id, order }) = queue {
+                let until_boot_ns = order.until_boot_ns;
+                journal.intend(Undo::Room { control: control.clone(), drill: id.clone(), until_boot_ns })?;
+            }
+        }
+        Blow::Kill(_) | Blow::KillAll(_) | Blow::KillAgain(..) | Blow::Burn { .. } => {}
+        // A message is sent; what becomes of it is the queue's business.
+        Blow::Victims(_) | Blow::Poison => {}
     }
     Ok(())
 }
@@ -40,7 +50,12 @@ fn fault_id(spec: &Spec) -> String {
 }
 
 /// Strikes; returns when, taken just before.
-pub(crate) async fn strike(aim: &Aim, spec: &Spec, inject: &dyn Inject) -> Result<Timestamp, DrillError> {
+pub(crate) async fn strike(
+    aim: &Aim,
+    spec: &Spec,
+    inject: &dyn Inject,
+    queue: Option<(&Opened, &QueueProber)>,
+) -> Result<Timestamp, DrillError> {
     let injected = clock::now();
     let failed =
         |because: String| DrillError::Inject { fault: spec.drill.fault.name(), target: aim.target.clone(), because };
@@ -72,6 +87,19 @@ pub(crate) async fn strike(aim: &Aim, spec: &Spec, inject: &dyn Inject) -> Resul
             for control in controls {
                 within("set a fault", inject.inject(control, &fault)).await.map_err(|e| failed(e.to_string()))?;
             }
+        }
+        Blow::KillAll(victims) => {
+            for victim in victims {
+                process::signal(*victim, SIGKILL).map_err(|e| failed(e.to_string()))?;
+            }
+        }
+        Blow::Poison => queue.into_iter().for_each(|(_, prober)| prober.send_victims(1, true)),
+        Blow::Victims(many) => return Err(failed(format!("{many} programs were to be struck and none was chosen"))),
+        Blow::Fill => {
+            let Some((opened, _)) = queue else { return Err(failed("no queue was opened".into())) };
+            let order = TasksOrder { full: true, ..opened.order.clone() };
+            let filled = inject.open(&opened.control, &opened.id, &order);
+            within("fill the disk", filled).await.map_err(|e| failed(e.to_string()))?;
         }
         Blow::Burn { addr, path } => {
             crate::burn::start(*addr, path, spec.drill.hold).map_err(|e| failed(e.to_string()))?

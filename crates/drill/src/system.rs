@@ -47,13 +47,27 @@ pub trait System: Send + Sync {
     fn incidents<'a>(&'a self, subject: &'a str, since: Timestamp) -> Answer<'a, Vec<Incident>>;
 }
 
-/// Faults that a balancer process makes itself. The binary implements it over `balancer::control`.
+/// Faults that a data plane makes itself, and what they need. The binary implements it over the planes' control sockets.
 pub trait Inject: Send + Sync {
     /// Sets `fault` in the process whose control directory is `control`; the same id again replaces it.
     /// The process drops it by itself at `fault.until`.
     fn inject<'a>(&'a self, control: &'a Path, fault: &'a PlaneFault) -> Answer<'a, ()>;
     /// Removes the fault with this id; not finding it, or the process, is success.
     fn clear<'a>(&'a self, control: &'a Path, id: &'a str) -> Answer<'a, ()>;
+    /// Makes the queues of a drill in the plane of tasks, or changes what was asked for; it ends by itself.
+    fn open<'a>(&'a self, control: &'a Path, id: &'a str, order: &'a TasksOrder) -> Answer<'a, ()>;
+    /// Removes them; not finding them is success.
+    fn close<'a>(&'a self, control: &'a Path, id: &'a str) -> Answer<'a, ()>;
+}
+
+/// What a drill asks of the plane of tasks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TasksOrder {
+    /// Whose places work on the drill's messages.
+    pub worker: Option<String>,
+    /// Its store refuses what a full disk would.
+    pub full: bool,
+    pub until_boot_ns: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -63,6 +77,8 @@ pub struct Status {
     pub services: Vec<Service>,
     pub balancers: Vec<Balancer>,
     pub planes: Vec<Plane>,
+    /// Absent where the file has nothing for it, or its process is down.
+    pub tasks: Option<Tasks>,
     /// Subjects of the incidents that are open; a kind in front (`instance/web-2`) is ignored.
     pub open_incidents: Vec<String>,
     /// Scopes that are paused; `all` for everything.
@@ -132,6 +148,18 @@ pub struct Plane {
     pub ready: bool,
     pub process: Process,
     pub control: PathBuf,
+}
+
+/// The plane of tasks.
+#[derive(Clone, Debug)]
+pub struct Tasks {
+    pub plane: Plane,
+    /// Where SQS is spoken.
+    pub listen: SocketAddr,
+    /// Of its queues' URLs.
+    pub account: String,
+    /// Workers with programs, and how many places each has.
+    pub workers: Vec<(String, u32)>,
 }
 
 /// Times of one incident; each is absent until it happened.

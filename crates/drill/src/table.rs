@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::prober::queue::Kept;
 use crate::report::{Forecast, Report, Reports};
 
 const WIDTH: usize = 80;
@@ -53,6 +54,9 @@ pub fn render(reports: &Reports, colour: bool) -> String {
             time((drill.requests > 0).then_some(drill.p99_ms)),
             Verdict::of(drill).text(colour),
         ]));
+        if let Some(kept) = drill.kept.as_ref().filter(|k| k.confirmed > 0) {
+            wrap(&mut out, "  messages ", &messages(kept));
+        }
         for reason in &drill.why_not {
             wrap(&mut out, "  because ", reason);
         }
@@ -63,6 +67,19 @@ pub fn render(reports: &Reports, colour: bool) -> String {
         counts.into_iter().filter(|(v, _)| count(*v) > 0).map(|(v, word)| format!("{} {word}", count(v))).collect();
     writeln!(out, "{}", if told.is_empty() { "no drill was run".to_owned() } else { told.join(", ") }).ok();
     out
+}
+
+/// What became of the probes of a queue; what is zero and should be is said too.
+fn messages(kept: &Kept) -> String {
+    let Kept { confirmed, done, lost, twice, again, dead_letters, done_max_ms, .. } = kept;
+    let mut text = format!("{done} of {confirmed} done, {lost} lost, {twice} twice");
+    for (count, what) in [(again, "tried again"), (dead_letters, "dead")] {
+        if *count > 0 {
+            write!(text, ", {count} {what}").ok();
+        }
+    }
+    write!(text, ", slowest {}", time(Some(*done_max_ms))).ok();
+    text
 }
 
 /// What dry runs say.

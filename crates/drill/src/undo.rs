@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DrillError;
 use crate::session;
-use crate::system::{Inject, Process, within};
+use crate::system::{Inject, Process, TasksOrder, within};
 
 const VERSION: u32 = 1;
 const JOURNAL: &str = "undo.jsonl";
@@ -25,6 +25,8 @@ pub enum Undo {
     Continue { leader: Process, boot_id: String },
     /// Remove a fault from a balancer process.
     Clear { control: PathBuf, fault: String },
+    /// Let the plane of tasks take messages again.
+    Room { control: PathBuf, drill: String, until_boot_ns: u64 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -160,6 +162,10 @@ async fn perform(undo: &Undo, inject: &dyn Inject) -> Result<(), String> {
         }
         Undo::Clear { control, fault } => {
             within("clear a fault", inject.clear(control, fault)).await.map_err(|e| e.to_string())
+        }
+        Undo::Room { control, drill, until_boot_ns } => {
+            let order = TasksOrder { until_boot_ns: *until_boot_ns, ..TasksOrder::default() };
+            within("end a full disk", inject.open(control, drill, &order)).await.map_err(|e| e.to_string())
         }
     }
 }

@@ -120,6 +120,8 @@ pub(crate) struct System {
     pub(crate) services: Vec<SystemService>,
     pub(crate) balancers: Vec<SystemBalancer>,
     pub(crate) planes: Vec<SystemPlane>,
+    #[serde(default)]
+    pub(crate) tasks: Option<SystemTasks>,
     pub(crate) open_incidents: Vec<String>,
     pub(crate) pauses: Vec<String>,
 }
@@ -169,6 +171,16 @@ pub(crate) struct SystemPlane {
     pub(crate) ready: bool,
     pub(crate) process: Process,
     pub(crate) dir: std::path::PathBuf,
+}
+
+/// The plane of tasks.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SystemTasks {
+    pub(crate) plane: SystemPlane,
+    pub(crate) listen: std::net::SocketAddr,
+    pub(crate) account: String,
+    /// Workers with programs, and how many places each has.
+    pub(crate) workers: Vec<(String, u32)>,
 }
 
 /// An incident as the journal keeps it; times are boot times, `wall_ms` is that of the detection.

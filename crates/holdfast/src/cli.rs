@@ -228,6 +228,9 @@ enum Command {
     /// Undoes a drill when the drill dies
     #[command(name = "__guard", hide = true)]
     Guard { dir: PathBuf },
+    /// Stands in for a worker's program in a drill; the plane of tasks starts it
+    #[command(name = "__probe", hide = true)]
+    Probe { file: PathBuf },
     /// Mounts the volume of a redundant service; the agent's job
     #[command(name = "__mount", hide = true)]
     Mount { source: String, target: PathBuf, kind: String, options: String },
@@ -301,6 +304,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Balancer => crate::agent::plane::main(&common.layout()?),
         Command::Tasks => crate::agent::tasks::main(&common.layout()?),
         Command::Guard { dir } => drill::guard(&dir),
+        Command::Probe { file } => drill::probe(&file),
         Command::Mount { source, target, kind, options } => volume::mount(&source, &target, &kind, &options),
         Command::Unmount { target, .. } => volume::unmount(&target),
         Command::Plan => block_on(apply::plan(&common)),

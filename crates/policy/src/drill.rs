@@ -20,14 +20,23 @@ pub enum Blast {
     Plane,
     /// The agent: control only, no instance.
     Control,
+    /// The plane of tasks: there is one, its clients wait for the next.
+    Tasks,
+    /// A program of a worker: its message is tried again.
+    Program,
+    /// A place of a worker, which nobody else gets while the fault is held.
+    Place,
 }
 
 /// What must be known before a fault is injected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
+    /// Instances of the target, or places of the worker that is struck.
     pub desired: u32,
     pub ready: u32,
     pub min_available: u32,
+    /// How many of them the fault takes at once.
+    pub struck: u32,
     /// Services other than the target that have fewer ready than desired.
     pub not_ready_elsewhere: Vec<String>,
     /// Subjects of incidents that are open on the target or on what the drill measures through.
@@ -91,8 +100,8 @@ pub fn refusals(blast: Blast, facts: &Facts, probed: bool) -> Vec<Refusal> {
     }
     out.extend(facts.open_incidents.iter().cloned().map(Refusal::OpenIncident));
     out.extend(facts.pauses.iter().cloned().map(Refusal::Paused));
-    let left = facts.ready.saturating_sub(1);
-    if blast == Blast::Instance && left < facts.min_available.max(1) {
+    let left = facts.ready.saturating_sub(facts.struck);
+    if matches!(blast, Blast::Instance | Blast::Place) && left < facts.min_available.max(1) {
         out.push(Refusal::TooFewLeft { left, min_available: facts.min_available });
     }
     if blast == Blast::Plane && facts.planes < 2 {
@@ -190,6 +199,12 @@ pub struct Goals {
     pub p99: Option<Duration>,
     /// Restarts of anything that the drill did not itself kill.
     pub restarts: Option<u32>,
+    /// Probes of a queue that were confirmed and never done.
+    pub lost: Option<u64>,
+    /// Probes of a queue that were done more than once.
+    pub twice: Option<u64>,
+    /// From when a probe of a queue was due until it was done; of those that were not struck.
+    pub done: Option<Duration>,
 }
 
 /// What was measured.
@@ -202,11 +217,22 @@ pub struct Measured {
     pub failed: u64,
     pub p99: Option<Duration>,
     pub restarts: u32,
+    /// Absent where no queue was probed.
+    pub kept: Option<Kept>,
     /// Everything injected was taken back.
     pub undone: bool,
     /// The steady state held again before the time limit.
     pub steady: bool,
     pub stopped: Option<Stop>,
+}
+
+/// What became of the probes of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Kept {
+    pub confirmed: u64,
+    pub lost: u64,
+    pub twice: u64,
+    pub longest: Duration,
 }
 
 /// One thing a drill did not reach.
@@ -234,6 +260,16 @@ pub enum Miss {
         restarts: u32,
         allowed: u32,
     },
+    Lost {
+        lost: u64,
+        allowed: u64,
+    },
+    Twice {
+        twice: u64,
+        allowed: u64,
+    },
+    /// A message that its program dies of is still tried.
+    NotBuried,
 }
 
 impl fmt::Display for Miss {
@@ -249,6 +285,9 @@ impl fmt::Display for Miss {
             }
             Miss::Failed { failed, allowed } => write!(f, "{failed} failed requests (target {allowed})"),
             Miss::Restarted { restarts, allowed } => write!(f, "{restarts} restarts (target {allowed})"),
+            Miss::NotBuried => write!(f, "the poison did not end in the dead letters"),
+            Miss::Lost { lost, allowed } => write!(f, "{lost} confirmed messages were lost (target {allowed})"),
+            Miss::Twice { twice, allowed } => write!(f, "{twice} messages were done twice (target {allowed})"),
         }
     }
 }
@@ -286,7 +325,27 @@ pub fn judge(goals: &Goals, seen: &Measured) -> Vec<Miss> {
     {
         misses.push(Miss::Restarted { restarts: seen.restarts, allowed });
     }
+    if let Some(kept) = &seen.kept {
+        judge_kept(goals, kept, &mut misses);
+    }
     misses
+}
+
+fn judge_kept(goals: &Goals, kept: &Kept, misses: &mut Vec<Miss>) {
+    if kept.confirmed == 0 {
+        misses.push(Miss::NoRequests);
+    }
+    if let Some(allowed) = goals.lost
+        && kept.lost > allowed
+    {
+        misses.push(Miss::Lost { lost: kept.lost, allowed });
+    }
+    if let Some(allowed) = goals.twice
+        && kept.twice > allowed
+    {
+        misses.push(Miss::Twice { twice: kept.twice, allowed });
+    }
+    misses.extend(timed("the slowest message done", goals.done, Some(kept.longest)));
 }
 
 fn timed(what: &'static str, goal: Option<Duration>, took: Option<Duration>) -> Option<Miss> {
@@ -306,6 +365,7 @@ mod tests {
             desired: 3,
             ready: 3,
             min_available: 1,
+            struck: 1,
             not_ready_elsewhere: vec![],
             open_incidents: vec![],
             pauses: vec![],
@@ -317,7 +377,8 @@ mod tests {
 
     #[test]
     fn a_well_system_may_be_struck_in_every_way() {
-        for blast in [Blast::Instance, Blast::Service, Blast::Plane, Blast::Control] {
+        let all = [Blast::Instance, Blast::Service, Blast::Plane, Blast::Control, Blast::Tasks, Blast::Program];
+        for blast in all.into_iter().chain([Blast::Place]) {
             assert_eq!(refusals(blast, &well(), true), vec![], "{blast:?}");
         }
     }
@@ -325,7 +386,8 @@ mod tests {
     #[test]
     fn each_thing_that_is_not_well_refuses() {
         type Change = fn(&mut Facts);
-        let table: [(Blast, Change, Refusal); 8] = [
+        let table: [(Blast, Change, Refusal); 9] = [
+            (Blast::Place, |f| f.struck = 3, Refusal::TooFewLeft { left: 0, min_available: 1 }),
             (Blast::Control, |f| f.ready = 2, Refusal::Degraded { desired: 3, ready: 2 }),
             (
                 Blast::Plane,
@@ -383,6 +445,7 @@ mod tests {
             failed: 0,
             p99: Some(Duration::from_millis(9)),
             restarts: 0,
+            kept: Some(Kept { confirmed: 100, lost: 0, twice: 0, longest: Duration::from_millis(800) }),
             undone: true,
             steady: true,
             stopped: None,
@@ -398,8 +461,27 @@ mod tests {
             failed: Some(0),
             p99: Some(Duration::from_millis(20)),
             restarts: Some(0),
+            lost: Some(0),
+            twice: Some(0),
+            done: Some(Duration::from_secs(1)),
         };
         assert_eq!(judge(&goals, &good()), vec![]);
+        let kept = |kept: Kept| Measured { kept: Some(kept), ..good() };
+        let well = Kept { confirmed: 100, longest: Duration::from_millis(800), ..Kept::default() };
+        for (kept, expected) in [
+            (Kept { lost: 1, ..well }, "1 confirmed messages were lost (target 0)"),
+            (Kept { twice: 2, ..well }, "2 messages were done twice (target 0)"),
+            (Kept { confirmed: 0, ..well }, "no request was measured"),
+            (
+                Kept { longest: Duration::from_millis(1001), ..well },
+                "the slowest message done in 1001 ms (target 1000 ms)",
+            ),
+        ]
+        .map(|(k, text)| (kept(k), text))
+        {
+            let said: Vec<String> = judge(&goals, &kept).iter().map(Miss::to_string).collect();
+            assert_eq!(said, vec![expected.to_string()]);
+        }
         type Change = fn(&mut Measured);
         let table: [(Change, &str); 10] = [
             (|m| m.failed = 2, "2 failed requests (target 0)"),

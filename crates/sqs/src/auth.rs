@@ -4,7 +4,9 @@ mod canonical;
 mod claim;
 mod date;
 mod keys;
+mod sign;
 mod verify;
 
 pub use keys::{Key, Keys, Secret};
+pub use sign::Signer;
 pub(crate) use verify::{Keyring, Principal};

@@ -18,7 +18,7 @@ mod queue_attributes;
 mod shapes;
 mod wire;
 
-pub use auth::{Key, Keys, Secret};
+pub use auth::{Key, Keys, Secret, Signer};
 pub use backend::Backend;
 pub use face::{Face, Options};
 pub use limits::BODY_BYTES_MAX;

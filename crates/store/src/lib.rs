@@ -122,6 +122,12 @@ impl Store {
         self.writer.is_full()
     }
 
+    /// For drills: it is as if the disk were full, until then or until told `None`. What can wait is refused as on a full
+    /// disk; the disk, its reserve and the writer are not touched. Nothing of it outlives the process.
+    pub fn pretend_full(&self, until_boot_ns: Option<u64>) {
+        self.writer.pretend_full(until_boot_ns);
+    }
+
     /// Waits for what is queued, checkpoints, closes the file; blocks as long as that takes. Later operations get [`Error::Closed`].
     pub fn close(&self) {
         self.writer.close();

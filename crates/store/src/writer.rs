@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ const FULL_FOR_AT_LEAST: Duration = Duration::from_secs(3);
 /// After an operation failed, so many batches take the trouble of savepoints from the start: where one fails others do.
 const GUARDED_BATCHES: u32 = 64;
 
+const NOT_PRETENDED: u64 = 0;
+
 #[derive(Clone)]
 pub(crate) struct Handle {
     queue: mpsc::Sender<Message>,
@@ -37,6 +39,8 @@ pub(crate) struct Handle {
     path: Arc<PathBuf>,
     failure: Arc<Mutex<Option<String>>>,
     full: Arc<AtomicBool>,
+    /// Boot time; of a drill.
+    pretended_until: Arc<AtomicU64>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -138,7 +142,16 @@ impl Handle {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
+        self.full.load(Ordering::Relaxed) || self.pretends_to_be_full()
+    }
+
+    fn pretends_to_be_full(&self) -> bool {
+        let until = self.pretended_until.load(Ordering::Relaxed);
+        until != NOT_PRETENDED && holdfast_host::clock::now().as_nanos() < until
+    }
+
+    pub(crate) fn pretend_full(&self, until_boot_ns: Option<u64>) {
+        self.pretended_until.store(until_boot_ns.unwrap_or(NOT_PRETENDED), Ordering::Relaxed);
     }
 
     pub(crate) fn close(&self) {
@@ -197,7 +210,15 @@ pub(crate) fn start(
         .name(format!("store-{name}"))
         .spawn(move || writer.run(inbox))
         .map_err(|e| Error::Failed { path: (*path).clone(), reason: format!("cannot start its writer thread: {e}") })?;
-    Ok(Handle { queue, queue_max, path, failure, full, thread: Arc::new(Mutex::new(Some(thread))) })
+    Ok(Handle {
+        queue,
+        queue_max,
+        path,
+        failure,
+        full,
+        pretended_until: Arc::new(NOT_PRETENDED.into()),
+        thread: Arc::new(Mutex::new(Some(thread))),
+    })
 }
 
 struct Writer {

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod control;
 pub mod definition;
 pub mod desk;
+pub mod drill;
 mod error;
 mod exchange;
 pub mod face;

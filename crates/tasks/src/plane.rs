@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::control;
 use crate::definition::{Database, Definition, Secret};
 use crate::desk::Desk;
+use crate::drill::Drills;
 use crate::error::{Error, Result};
 use crate::flow::{self, Flows};
 use crate::postgres::{self, Postgres};
@@ -55,6 +56,7 @@ pub struct Plane {
     in_force: watch::Sender<Arc<Definition>>,
     pub(crate) workers: Arc<Workers>,
     pub(crate) flows: Flows,
+    pub(crate) drills: Drills,
     /// Made anew when keys change.
     face: watch::Sender<Arc<Face<Desk>>>,
     /// One definition is taken up after the other.
@@ -193,10 +195,13 @@ impl Plane {
         ground: flow::Ground,
     ) -> Result<Plane> {
         let face = Arc::new(face(&desk, &definition)?);
+        let dir = Arc::new(dir);
+        let drills = Drills { desk: desk.clone(), workers: workers.clone(), exe: ground.exe.clone(), dir: dir.clone() };
         let plane = Plane {
             desk,
-            dir: Arc::new(dir),
+            dir,
             in_force,
+            drills,
             workers,
             flows: Flows::new(ground),
             face: watch::Sender::new(face),
@@ -207,6 +212,9 @@ impl Plane {
             // One queue that cannot be as the file says must not take the others away.
             Err(error) => tracing::error!(code = error.code(), %error, "what was applied is not all in force"),
             Ok(()) => {}
+        }
+        if let Err(error) = plane.drills.take_over().await {
+            tracing::warn!(%error, "what drills have left is not looked for");
         }
         // After the definition: its pools tell how many slots there are.
         plane.flows.begin();

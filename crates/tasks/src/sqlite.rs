@@ -22,6 +22,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use holdfast_policy::Timestamp;
 use holdfast_store::{Options, Store};
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -123,6 +124,11 @@ impl Sqlite {
 
     pub(crate) fn close(&self) {
         self.store.close();
+    }
+
+    /// For drills: sends are refused until then as if the disk were full.
+    pub fn pretend_full(&self, until: Option<Timestamp>) {
+        self.store.pretend_full(until.map(Timestamp::as_nanos));
     }
 
     /// From memory, if it was used since the plane began.

@@ -52,6 +52,27 @@ struct Team {
 pub(crate) struct Workers {
     ground: Ground,
     teams: Arc<Mutex<BTreeMap<String, Arc<Team>>>>,
+    /// Stand-ins of drills, by their queue.
+    lent: Arc<Mutex<BTreeMap<String, Worker>>>,
+}
+
+/// Which messages a crew takes, and what it does with them.
+#[derive(Clone)]
+enum Post {
+    /// As the file says of the worker.
+    Declared,
+    /// Of a drill, on the places of the worker that is drilled.
+    Lent { queue: String, by: Arc<Mutex<BTreeMap<String, Worker>>> },
+}
+
+impl Post {
+    /// `None` once it is no more.
+    fn worker(&self, name: &str, definition: &Definition) -> Option<Worker> {
+        match self {
+            Post::Declared => definition.workers.get(name).cloned(),
+            Post::Lent { queue, by } => lock(by).get(queue).cloned(),
+        }
+    }
 }
 
 /// How many messages a worker works on.
@@ -59,7 +80,7 @@ pub type AtWork = BTreeMap<String, u32>;
 
 impl Workers {
     pub(crate) fn start(ground: Ground) -> Arc<Workers> {
-        let workers = Arc::new(Workers { ground, teams: Arc::default() });
+        let workers = Arc::new(Workers { ground, teams: Arc::default(), lent: Arc::default() });
         let this = workers.clone();
         tokio::spawn(async move { this.run().await });
         workers
@@ -92,7 +113,7 @@ impl Workers {
         let ground = self.ground.clone();
         tokio::spawn(async move {
             loop {
-                crew(&ground, &team).await;
+                crew(&ground, &team, &Post::Declared).await;
                 team.runs.store(false, Ordering::SeqCst);
                 // It may have come back into the file just now, and whoever put it there saw this crew.
                 let wanted = ground.definition.borrow().workers.contains_key(&team.name);
@@ -101,6 +122,20 @@ impl Workers {
                 }
             }
         });
+    }
+
+    /// Messages of the queue of `stand_in` are worked on as well, on places of `name`, until they are taken back.
+    pub(crate) fn lend(&self, name: &str, queue: &str, stand_in: Worker) {
+        if lock(&self.lent).insert(queue.to_owned(), stand_in).is_some() {
+            return;
+        }
+        let (ground, team) = (self.ground.clone(), self.team(name));
+        let post = Post::Lent { queue: queue.to_owned(), by: self.lent.clone() };
+        tokio::spawn(async move { crew(&ground, &team, &post).await });
+    }
+
+    pub(crate) fn take_back(&self, queue: &str) {
+        lock(&self.lent).remove(queue);
     }
 
     fn team(&self, name: &str) -> Arc<Team> {
@@ -134,20 +169,24 @@ impl Workers {
 }
 
 /// Takes messages while there are places, until the worker is no more or the plane ends.
-async fn crew(ground: &Ground, team: &Arc<Team>) {
+async fn crew(ground: &Ground, team: &Arc<Team>, post: &Post) {
     let mut closing = ground.closing.clone();
     loop {
         let definition = ground.definition.borrow().clone();
-        let Some(worker) = definition.workers.get(&team.name) else { return };
+        let Some(worker) = post.worker(&team.name, &definition) else { return };
         let taken = tokio::select! {
-            taken = take(ground, team, worker, &definition) => taken,
+            taken = take(ground, team, &worker, &definition) => taken,
             _ = closing.wait_for(|closing| *closing) => return,
         };
         for delivery in taken {
             let (ground, team, worker) = (ground.clone(), team.clone(), worker.clone());
+            let name = match post {
+                Post::Declared => team.name.clone(),
+                Post::Lent { queue, .. } => queue.clone(),
+            };
             team.at_work.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(async move {
-                attempt::begin(&ground, &team.name, &worker, delivery).await;
+                attempt::begin(&ground, &name, &worker, delivery).await;
                 team.at_work.fetch_sub(1, Ordering::SeqCst);
             });
         }

@@ -17,6 +17,8 @@ use crate::load::{self, Summary};
 use crate::process::{self, left_behind};
 use crate::{install, lanes, picture, steps};
 
+mod books;
+
 #[derive(Args)]
 pub(crate) struct Options {
     /// Stop after the drills; exit code 0 only if every drill met its target and nothing is left behind
@@ -32,7 +34,7 @@ pub(crate) struct Options {
 const BUILD: &[&str] = &["build", "--locked", "--workspace", "--bin", "holdfast", "--example", "origin"];
 
 /// Ports as `shop.toml` has them; a copy gets others when these are taken.
-const PORTS: [u16; 4] = [18080, 18081, 18082, 18090];
+const PORTS: [u16; 7] = [18080, 18081, 18082, 18083, 18084, 18090, 18091];
 
 /// Blocks of ports that are tried, below those that holdfast assigns to instances.
 const PORT_BLOCKS: u16 = 15;
@@ -48,13 +50,15 @@ const DOWN_LIMIT: Duration = Duration::from_secs(120);
 
 /// What customers do, with requests a second.
 const TRAFFIC: [(&str, &str, u64); 4] =
-    [("GET", "/", 40), ("GET", "/api/catalog/items", 20), ("GET", "/api/orders", 10), ("POST", "/api/orders", 5)];
+    [("GET", "/", 40), ("GET", "/api/catalog/items", 20), ("GET", "/api/orders", 10), ("POST", "/api/orders", 3)];
 
 /// An order of theirs; its key makes it safe to send again.
 const ORDER: &str = r#"{"item":"lamp","count":1}"#;
 
 /// Traffic lasts as long as the demo; this is only an upper end.
 const TRAFFIC_SECONDS_MAX: u64 = 7 * 24 * 3600;
+
+const RUNS_SHOWN: &str = "5";
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const STATUS_EVERY: Duration = Duration::from_secs(15);
@@ -89,6 +93,7 @@ fn show(shop: &Shop, options: &Options, stop: &Arc<AtomicBool>) -> Result<()> {
         TRAFFIC.iter().map(|(_, _, rate)| rate).sum::<u64>()
     );
     let (drilled, table) = shop.show(&["drill", "--all"], DRILLS_LIMIT, stop);
+    let told = tasks(shop, stop);
     if let Some(file) = &options.picture {
         println!();
         let (_, status) = shop.show(&["status"], DOWN_LIMIT, stop);
@@ -103,13 +108,25 @@ fn show(shop: &Shop, options: &Options, stop: &Arc<AtomicBool>) -> Result<()> {
         shop.watch(stop)?;
     }
     traffic.finish()?;
+    told?;
+    books::settle(shop.ports[books::WAREHOUSE], shop.ports[books::PAYMENTS], stop)?;
     drilled.context("not every drill met its target")
+}
+
+/// The queue, a run of the report, and the sagas of the latest orders.
+fn tasks(shop: &Shop, stop: &AtomicBool) -> Result<()> {
+    println!("\norders go through a queue into a saga: reserve, charge, ship; and the report of the day\n");
+    for arguments in [&["queue", "list"][..], &["run", "nightly", "--wait"], &["runs", "show", "nightly-1"]] {
+        shop.show(arguments, DOWN_LIMIT, stop).0?;
+        println!();
+    }
+    shop.show(&["runs", "list", "--limit", RUNS_SHOWN], DOWN_LIMIT, stop).0
 }
 
 struct Shop {
     binary: PathBuf,
     dir: PathBuf,
-    ports: [u16; 4],
+    ports: [u16; PORTS.len()],
 }
 
 impl Shop {
@@ -242,14 +259,14 @@ impl Traffic {
 }
 
 /// The declared ports, or the same in the next block of a hundred where all are free.
-fn free_ports() -> Result<[u16; 4]> {
+fn free_ports() -> Result<[u16; PORTS.len()]> {
     for block in 0..PORT_BLOCKS {
         let ports = PORTS.map(|port| port + block * PORT_BLOCK);
         if ports.iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
             return Ok(ports);
         }
     }
-    bail!("no four free ports from {} on", PORTS[0])
+    bail!("no free ports from {} on", PORTS[0])
 }
 
 /// Copies a folder, without what a run of it left there.
@@ -289,6 +306,6 @@ mod tests {
         let _held = TcpListener::bind(("127.0.0.1", ports[2])).expect("just seen free");
         let others = free_ports().expect("free ports");
         assert_ne!(ports, others);
-        assert_eq!(others[3] - others[0], PORTS[3] - PORTS[0]);
+        assert_eq!(others[6] - others[0], PORTS[6] - PORTS[0]);
     }
 }

@@ -1,7 +1,8 @@
 // Orders. Node's standard library only; one thread, so that a long report blocks it as real ones do.
 //
 // GET  /orders          how many, and their sum
-// POST /orders          { "item": "lamp", "count": 1 }; the same Idempotency-Key gives the same order
+// POST /orders          { "item": "lamp", "count": 1 }; the same Idempotency-Key gives the same order;
+//                       201 once the queue has it, from where it is paid and shipped
 // GET  /report?ms=N     a report that takes N ms (10,000) on the only thread
 // GET  /busy?ms=N       burns a CPU for N ms, for drills
 // GET  /healthz         200 when stock answers, else 503: without it no order can be taken
@@ -12,8 +13,9 @@ const fs = require('node:fs');
 const http = require('node:http');
 
 const PORT = process.argv[2];
-const { CATALOG, STOCK, ORDERS_FILE } = process.env;
+const { CATALOG, STOCK, QUEUE, ORDERS_FILE } = process.env;
 const CALL_TIMEOUT_MS = 400; // less than the probe's, so that the answer is ours: 503, not silence
+const QUEUE_TIMEOUT_MS = 5_000; // a plane of tasks that was killed is back by then, its callers wait
 const BODY_BYTES_MAX = 64 * 1024;
 const BUSY_MS_MAX = 60_000;
 
@@ -35,6 +37,48 @@ function ask(url) {
     request.on('timeout', () => request.destroy(new Error(`${url}: no answer in ${CALL_TIMEOUT_MS} ms`)));
     request.on('error', reject);
   });
+}
+
+// Into the queue, spoken to as AWS SQS: confirmed is on the disk. The same key twice is one message.
+function enqueue(order) {
+  const name = crypto.createHash('sha256').update(order.key).digest('hex');
+  const body = JSON.stringify({
+    QueueUrl: `${QUEUE}/000000000000/orders.fifo`,
+    MessageBody: JSON.stringify(order),
+    MessageGroupId: name,
+    MessageDeduplicationId: name,
+  });
+  const options = {
+    method: 'POST',
+    timeout: QUEUE_TIMEOUT_MS,
+    headers: {
+      'content-type': 'application/x-amz-json-1.0',
+      'content-length': Buffer.byteLength(body),
+      'x-amz-target': 'AmazonSQS.SendMessage',
+    },
+  };
+  return new Promise((resolve, reject) => {
+    const request = http.request(QUEUE, options, (answer) => {
+      answer.resume();
+      answer.on('error', reject);
+      answer.on('end', () => {
+        if (answer.statusCode === 200) return resolve();
+        return reject(new Error(`the queue answers ${answer.statusCode}`));
+      });
+    });
+    request.on('timeout', () => request.destroy(new Error(`the queue did not answer in ${QUEUE_TIMEOUT_MS} ms`)));
+    request.on('error', reject);
+    request.end(body);
+  });
+}
+
+// A send without an answer is sent again: its key makes that safe, and a plane that was killed is back within a second.
+async function keep(order) {
+  try {
+    await enqueue(order);
+  } catch {
+    await enqueue(order);
+  }
 }
 
 // All orders of all instances: one line each, appended in one write, read on from where we stopped.
@@ -69,7 +113,10 @@ async function place(body, key) {
   const { price_cents: price } = await ask(`${CATALOG}/items/${encodeURIComponent(item)}`);
   const stock = await ask(`${STOCK}/stock/${encodeURIComponent(item)}`);
   if (stock.left < count) return [409, { error: 'sold out' }];
-  const order = { id: crypto.randomUUID(), key, item, count, cents: price * count };
+  const order = { key, item, count, cents: price * count };
+  // First the queue: whoever dies after it has an order that is paid for, and a buyer who asks again with the same key.
+  await keep(order);
+  order.id = crypto.randomUUID();
   fs.appendFileSync(ORDERS_FILE, `${JSON.stringify(order)}\n`);
   catchUp();
   return [201, book.byKey.get(key)];

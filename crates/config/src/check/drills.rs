@@ -4,7 +4,7 @@ use holdfast_policy::InstanceId;
 
 use crate::code;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::model::{Config, Drill, Fault, Kind, Service};
+use crate::model::{Concurrency, Config, Drill, Fault, Kind, Service, Work};
 use crate::reader::Findings;
 
 use super::references::undefined;
@@ -27,6 +27,8 @@ pub(super) fn check(out: &mut Findings, config: &Config) {
         match drill.fault {
             Fault::BalancerKill | Fault::BalancerHang => balancer_target(out, config, drill, &path),
             Fault::AgentKill => no_target(out, drill, &path),
+            fault if fault.hits_tasks() => plane_target(out, config, drill, &path),
+            fault if fault.hits_worker() => worker_target(out, config, drill, &path),
             _ => service_target(out, config, drill, &path),
         }
         if drill.fault == Fault::Busy && drill.busy_path.is_none() && out.is_good(&format!("{path}.busy_path")) {
@@ -68,6 +70,48 @@ fn no_target(out: &mut Findings, drill: &Drill, path: &str) {
     if drill.target.is_some() {
         let message = format!("the fault \"{}\" takes no target", drill.fault.name());
         misfit(out, &format!("{path}.target"), message, "hits holdfast itself", "remove `target`");
+    }
+}
+
+/// The plane of tasks runs where the file has something for it to do.
+fn plane_target(out: &mut Findings, config: &Config, drill: &Drill, path: &str) {
+    no_target(out, drill, path);
+    if config.tasks.is_none() {
+        let message = "there is no plane of tasks to hit".to_owned();
+        misfit(out, &format!("{path}.fault"), message, "nothing to hit", "define a [queue.NAME]");
+    }
+}
+
+fn worker_target(out: &mut Findings, config: &Config, drill: &Drill, path: &str) {
+    let Some(target) = &drill.target else {
+        let span = out.spans.value(&format!("{path}.fault"));
+        let example = config.workers.keys().next().map_or("mailer", String::as_str);
+        missing(out, drill, "target", span, &format!("target = \"{example}\""));
+        return;
+    };
+    let at = format!("{path}.target");
+    let Some(worker) = config.workers.get(target) else {
+        undefined(out, &at, "worker", target, config.workers.keys().map(String::as_str));
+        return;
+    };
+    let places = match (&worker.work, worker.concurrency) {
+        (Work::Http(http), _) => {
+            let message = format!("the worker `{target}` has no programs, it asks a service");
+            let hint = format!("drill the service: fault = \"kill\", target = \"{}\"", http.service);
+            return misfit(out, &at, message, "asks a service", &hint);
+        }
+        (Work::Program(_), Concurrency::Fixed(places)) => places,
+        (Work::Program(_), Concurrency::Scaled(scale)) => scale.max,
+    };
+    if drill.count > places {
+        let message = format!("the worker `{target}` never runs {} programs at once", drill.count);
+        misfit(
+            out,
+            &format!("{path}.count"),
+            message,
+            &format!("it has {places}"),
+            "lower `count`, or raise `concurrency`",
+        );
     }
 }
 

@@ -20,5 +20,9 @@ pub(crate) fn drill(drill: &Drill) -> Vec<Setting> {
     out.put("latency", duration(drill.latency));
     out.put("share", share(drill.share));
     out.put_some("busy_path", drill.busy_path.as_ref(), text);
+    out.put("count", drill.count.to_string());
+    out.put_some("lost", drill.targets.lost, |n| n.to_string());
+    out.put_some("twice", drill.targets.twice, |n| n.to_string());
+    out.put_some("done", drill.targets.done, duration);
     out.finish()
 }

@@ -25,9 +25,13 @@ pub(super) fn read(out: &mut Findings, table: &Reader<'_>, name: &str) -> Drill 
             recover: table.opt_duration(out, "recover"),
             failed: table.opt_u32(out, "failed").map(u64::from),
             p99: table.opt_duration(out, "p99"),
+            lost: table.opt_u32(out, "lost").map(u64::from),
+            twice: table.opt_u32(out, "twice").map(u64::from),
+            done: table.opt_duration(out, "done"),
         },
         latency: table.duration(out, "latency"),
         share: table.opt_share(out, "share").expect("the catalogue gives a default"),
         busy_path: table.form(out, "busy_path", http_path),
+        count: table.u32(out, "count"),
     }
 }

@@ -60,6 +60,12 @@ fn town() -> Status {
             endpoints: vec![Rotation { instance: InstanceId::new("web", 1), in_rotation: true, since: None }],
         }],
         planes: vec![plane(1, true), plane(2, true), plane(3, false)],
+        tasks: Some(Tasks {
+            plane: Plane { id: InstanceId::new("_tasks", 1), process: process(950), ..plane(9, true) },
+            listen: "127.0.0.1:9324".parse().unwrap(),
+            account: "000000000000".into(),
+            workers: vec![("mailer".into(), 2)],
+        }),
         ..Status::default()
     }
 }
@@ -77,6 +83,7 @@ fn drill(fault: Fault, target: Option<&str>) -> Drill {
         latency: Duration::from_millis(5),
         share: 1.0,
         busy_path: None,
+        count: 1,
     }
 }
 
@@ -138,4 +145,25 @@ fn facts_tell_the_target_from_the_rest() {
     assert_eq!(facts.open_incidents, vec!["web-3", "instance/_balancer-1"], "its own, its balancer's, holdfast's");
     let reasons = refusals(blast(Fault::Kill), &facts, false);
     assert!(reasons.contains(&Refusal::NotReadyElsewhere(vec!["web".into()])), "{reasons:?}");
+}
+
+#[test]
+fn a_drill_of_queues_looks_at_the_plane_and_the_places_and_not_at_services() {
+    let blow = |fault, target| aim(fault, target).unwrap().blow;
+    assert!(matches!(blow(Fault::TasksKill, None), Blow::Kill(p) if p == process(950)));
+    assert!(matches!(blow(Fault::TasksHang, None), Blow::Stop(p) if p == [process(950)]));
+    assert!(matches!(blow(Fault::WorkerKill, Some("mailer")), Blow::Victims(1)));
+    assert!(aim(Fault::Poison, Some("nobody")).unwrap_err().contains("no worker `nobody` with programs"));
+    let refused = |count, change: fn(&mut Status)| {
+        let mut town = town();
+        change(&mut town);
+        let drill = Drill { count, ..drill(Fault::WorkerHang, Some("mailer")) };
+        refusals(blast(Fault::WorkerHang), &Aim::take(&drill, &town).unwrap().facts(&town), false)
+    };
+    assert_eq!(refused(1, |_| {}), vec![], "a web instance that is not ready is none of its business");
+    assert_eq!(refused(2, |_| {}), vec![Refusal::TooFewLeft { left: 0, min_available: 1 }]);
+    let incident = refused(1, |town| town.open_incidents = vec!["instance/_tasks-1".into(), "web-3".into()]);
+    assert_eq!(incident, vec![Refusal::OpenIncident("instance/_tasks-1".into())]);
+    let down = refused(1, |town| town.tasks.as_mut().unwrap().plane.ready = false);
+    assert!(down.contains(&Refusal::Degraded { desired: 2, ready: 0 }), "{down:?}");
 }

@@ -47,7 +47,7 @@ pub fn summarize(records: &[Record]) -> Summary {
 }
 
 /// Nearest rank: the smallest value that at least this share of all does not exceed.
-fn quantile(sorted: &[Duration], share: f64) -> Duration {
+pub(super) fn quantile(sorted: &[Duration], share: f64) -> Duration {
     let rank = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }

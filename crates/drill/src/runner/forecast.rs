@@ -19,7 +19,7 @@ pub(super) fn forecast(spec: &Spec, aim: &Aim, status: &Status, reasons: &[Refus
         hits: hits(aim, hold),
         expected: expected(spec.drill.fault).to_owned(),
         protected: protected(aim, status),
-        undo: undo(&aim.blow, hold),
+        undo: undo(&aim.blow, spec.drill.fault, hold),
         refused: reasons.iter().map(Refusal::to_string).collect(),
     }
 }
@@ -30,6 +30,14 @@ fn hits(aim: &Aim, hold: f64) -> Vec<String> {
         Blow::KillAgain(id, p) => {
             vec![format!("SIGKILL to process {} and the next {} runs of {id}", p.pid, CRASHES - 1)]
         }
+        Blow::KillAll(victims) => victims.iter().map(|p| format!("SIGKILL to process {}", p.pid)).collect(),
+        Blow::Victims(many) => {
+            vec![format!(
+                "{many} programs that work on probes of the drill; never one that works on a message of yours"
+            )]
+        }
+        Blow::Poison => vec!["one probe whose program dies of it each time, in a queue of the drill's own".to_owned()],
+        Blow::Fill => vec![format!("sends to every queue are refused for {hold} s, as on a full disk")],
         Blow::Stop(leaders) => {
             leaders.iter().map(|p| format!("SIGSTOP to process {} and its session for {hold} s", p.pid)).collect()
         }
@@ -67,6 +75,12 @@ fn expected(fault: Fault) -> &'static str {
         Fault::BalancerKill => "the other balancer process serves; requests in flight on this one are lost",
         Fault::BalancerHang => "new connections go to the other balancer process",
         Fault::ShimKill => "its service process ends or is taken over; it is started again",
+        Fault::WorkerKill => "their messages are tried again and done once; the other messages do not notice",
+        Fault::WorkerHang => "their messages wait for them; the others are done on the places that are left",
+        Fault::Poison => "after the declared number of crashes it is a dead letter; nothing else is charged",
+        Fault::TasksKill => "clients wait at the socket; nothing confirmed is lost, what was in flight comes again",
+        Fault::TasksHang => "clients wait until it goes on or is restarted",
+        Fault::TasksDiskFull => "sends are refused, what was confirmed goes on, all is taken again by itself",
         Fault::AgentKill => "requests go on untouched; a new agent adopts everything",
     }
 }
@@ -78,8 +92,13 @@ fn protected(aim: &Aim, status: &Status) -> Vec<String> {
     others.chain(planes).map(|id| id.to_string()).filter(|id| *id != aim.target).collect()
 }
 
-fn undo(blow: &Blow, hold: f64) -> String {
+fn undo(blow: &Blow, fault: Fault, hold: f64) -> String {
     match blow {
+        Blow::Victims(_) if fault == Fault::WorkerHang => {
+            format!("SIGCONT after {hold} s, at once when the drill dies or is stopped")
+        }
+        Blow::Victims(_) | Blow::KillAll(_) | Blow::Poison => "the drill's own queues are removed after it".to_owned(),
+        Blow::Fill => format!("taken back after {hold} s, at once when the drill dies or is stopped"),
         Blow::Kill(_) | Blow::KillAgain(..) => "nothing to undo: holdfast starts it again".to_owned(),
         Blow::Burn { .. } => format!("no more such requests after {hold} s"),
         Blow::Stop(_) => format!("SIGCONT after {hold} s, at once when the drill dies or is stopped"),

@@ -61,6 +61,7 @@ impl<'a> Observation<'a> {
         let at_injection = scene.prober.counts();
         let killed = match &scene.aim.blow {
             Blow::Kill(victim) | Blow::KillAgain(_, victim) => vec![*victim],
+            Blow::KillAll(victims) => victims.clone(),
             _ => Vec::new(),
         };
         Observation {
@@ -155,6 +156,8 @@ impl<'a> Observation<'a> {
             Blast::Control => (FAILED_SHARE_MAX, u32::MAX),
             // The whole service and what needs it may go: that is the point.
             Blast::Service => (1.0, u32::MAX),
+            // Clients of a queue keep what is not confirmed.
+            Blast::Tasks | Blast::Program | Blast::Place => (1.0, u32::MAX),
         };
         let bounds =
             Bounds { failed_share_max: share, requests_min: FAILED_REQUESTS_MIN, lost_max, deadline: self.deadline };
@@ -192,7 +195,7 @@ impl<'a> Observation<'a> {
         if failed != self.failed_last.0 {
             self.failed_last = (failed, now);
         }
-        if !status.is_some_and(|s| self.is_well(s)) {
+        if !status.is_some_and(|s| self.is_well(s)) || !self.scene.prober.is_calm(now, STEADY_FOR) {
             self.seen.steady_since = None;
             return false;
         }
@@ -208,7 +211,7 @@ impl<'a> Observation<'a> {
             .flat_map(|s| &s.instances)
             .flat_map(|i| [i.process, i.shim])
             .chain(status.planes.iter().map(|p| Some(p.process)))
-            .chain([status.agent])
+            .chain([status.agent, status.tasks.as_ref().map(|t| t.plane.process)])
             .flatten();
         let struck_are_replaced = processes.all(|p| !self.killed.contains(&p));
         let goes_on = matches!(aim.blow, Blow::KillAgain(..)) && self.seen.stopped.is_none();
@@ -217,10 +220,14 @@ impl<'a> Observation<'a> {
         let rotation = status.balancer(&aim.balancer).map_or(&[][..], |b| &b.endpoints);
         let struck_are_back = rotation.iter().filter(|e| aim.struck.contains(&e.instance)).all(|e| e.in_rotation);
         let facts = aim.facts(status);
+        // A drill of queues is judged by queues: services have drills of their own.
+        let services = aim.queue.is_some() || status.lost() == 0;
+        let tasks = |s: &Status| s.tasks.as_ref().is_some_and(|t| t.plane.ready);
         struck_are_replaced
             && crashes_done
+            && tasks(status) >= tasks(before)
             && struck_are_back
-            && status.lost() == 0
+            && services
             && status.agent.is_some()
             && planes(status) >= planes(before)
             && facts.open_incidents.is_empty()

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use holdfast_config::Fault;
 use holdfast_host::clock;
-use holdfast_policy::Incarnation;
-use holdfast_policy::drill::{Blast, Measured, Miss, judge};
+use holdfast_policy::drill::{Blast, Kept as Told, Measured, Miss, judge};
+use holdfast_policy::{Incarnation, Timestamp};
 
 use super::observe::Course;
 use super::{Phase, Runner, Scene};
 use crate::aim::Blow;
 use crate::error::DrillError;
-use crate::prober::{Record, millis, summarize};
+use crate::prober::queue::Kept;
+use crate::prober::{End, Record, millis, summarize};
 use crate::report::Report;
 use crate::spec::blast;
 use crate::system::{Incident, Status, within};
@@ -32,7 +34,7 @@ impl Runner {
         let counts = prober.counts();
         let finish = move || (prober.finish(), watcher.map(Watcher::finish));
         let ended = tokio::task::spawn_blocking(finish).await;
-        let (records, outside) = ended.map_err(|e| DrillError::Prober(e.into()))?;
+        let ((records, kept), outside) = ended.map_err(|e| DrillError::Prober(e.into()))?;
 
         let injected = seen.injected;
         let window: Vec<Record> = records.into_iter().filter(|r| r.done >= injected).collect();
@@ -41,10 +43,17 @@ impl Runner {
         let failed_in_flight = window.iter().filter(in_flight).count() as u64;
         let forgiven = if spec.forgives_in_flight { failed_in_flight } else { 0 };
 
-        let detected = incidents.iter().map(|i| i.detected).min();
+        let from_probes = from_probes(spec.drill.fault, kept.as_ref(), &window);
+        let detected = incidents.iter().map(|i| i.detected).min().or(from_probes.0);
         let ready = incidents.iter().all(|i| i.ready.is_some());
         let from_incident = incidents.iter().filter_map(|i| i.ready).max().filter(|_| ready);
-        let recovered = from_incident.or(seen.steady_since.filter(|_| incidents.is_empty()));
+        let steady = seen.steady_since.filter(|_| incidents.is_empty());
+        let recovered = from_incident.or(from_probes.1).or(steady);
+        let recovered_from = match (from_incident, from_probes.1) {
+            (Some(_), _) => "incident",
+            (None, Some(_)) => "probes",
+            (None, None) => "status",
+        };
         let restarts =
             seen.after.as_ref().map_or(0, |after| restarts(&before, after, &spoken_for(&aim.blow, &aim.target, spec)));
 
@@ -56,11 +65,20 @@ impl Runner {
             failed: summary.failed - forgiven,
             p99: Some(Duration::from_secs_f64(summary.p99_ms / 1e3)),
             restarts,
+            kept: kept.as_ref().map(|k| Told {
+                confirmed: k.confirmed,
+                lost: k.lost,
+                twice: k.twice,
+                longest: Duration::from_secs_f64(k.done_max_ms / 1e3),
+            }),
             undone: seen.undone,
             steady: seen.steady_since.is_some(),
             stopped: seen.stopped,
         };
-        let misses = judge(&spec.goals, &measured);
+        let mut misses = judge(&spec.goals, &measured);
+        if spec.drill.fault == Fault::Poison && kept.as_ref().is_some_and(|k| k.dead_letters == 0) {
+            misses.push(Miss::NotBuried);
+        }
         let ago = clock::now().since(injected).as_millis() as u64;
         let report = Report {
             name: spec.drill.name.clone(),
@@ -68,7 +86,7 @@ impl Runner {
             target: aim.target.clone(),
             detected_ms: measured.detected.map(millis),
             recovered_ms: measured.recovered.map(millis),
-            recovered_from: recovered.map(|_| if from_incident.is_some() { "incident" } else { "status" }),
+            recovered_from: recovered.map(|_| recovered_from),
             rotated_out_ms: measured.rotated_out.map(millis),
             requests: summary.requests,
             failed: summary.failed,
@@ -80,6 +98,7 @@ impl Runner {
             outage_ms: summary.outage_ms,
             sent_late_ms: summary.sent_late_ms,
             restarts,
+            kept,
             outside: outside.map_or(Outside::default(), |o| o.since(injected)),
             injected_boot_ns: injected.as_nanos(),
             injected_wall_ms: clock::wall_ms().saturating_sub(ago),
@@ -115,6 +134,21 @@ impl Runner {
     }
 }
 
+/// When the probes of a queue showed that something is wrong, and when they showed that it is well: what was struck is tried
+/// again and over, or sends are refused and taken again. Nothing of it is known of other drills.
+fn from_probes(fault: Fault, kept: Option<&Kept>, window: &[Record]) -> (Option<Timestamp>, Option<Timestamp>) {
+    let Some(kept) = kept else { return (None, None) };
+    match fault {
+        Fault::TasksDiskFull => {
+            let refused = || window.iter().filter(|r| matches!(r.end, End::Refused(_)));
+            let last = refused().map(|r| r.done).max();
+            let taken = window.iter().filter(|r| r.end.is_good() && Some(r.done) > last).map(|r| r.done).min();
+            (refused().map(|r| r.done).min(), taken.filter(|_| last.is_some()))
+        }
+        _ => (kept.struck_again, kept.struck_settled),
+    }
+}
+
 /// What may be restarted without counting: what the drill itself killed, or hung long enough to be replaced.
 fn spoken_for(blow: &Blow, target: &str, spec: &crate::spec::Spec) -> Option<String> {
     let takes_down = matches!(blow, Blow::Kill(_) | Blow::KillAgain(..) | Blow::Stop(_));
@@ -125,7 +159,8 @@ fn spoken_for(blow: &Blow, target: &str, spec: &crate::spec::Spec) -> Option<Str
 fn restarts(before: &Status, after: &Status, except: &Option<String>) -> u32 {
     let lives = |status: &Status| -> Vec<(String, Incarnation)> {
         let instances = status.services.iter().flat_map(|s| &s.instances).map(|i| (i.id.to_string(), i.incarnation));
-        instances.chain(status.planes.iter().map(|p| (p.id.to_string(), p.incarnation))).collect()
+        let planes = status.planes.iter().chain(status.tasks.iter().map(|t| &t.plane));
+        instances.chain(planes.map(|p| (p.id.to_string(), p.incarnation))).collect()
     };
     let earlier: std::collections::BTreeMap<String, Incarnation> = lives(before).into_iter().collect();
     let counted = lives(after).into_iter().filter(|(id, _)| Some(id) != except.as_ref());

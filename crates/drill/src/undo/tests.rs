@@ -28,10 +28,27 @@ impl Inject for Noting {
             Ok(())
         })
     }
+    fn open<'a>(&'a self, _: &'a Path, id: &'a str, order: &'a TasksOrder) -> Answer<'a, ()> {
+        self.cleared.lock().unwrap().push(format!("{id} full {}", order.full));
+        Box::pin(async { Ok(()) })
+    }
+    fn close<'a>(&'a self, _: &'a Path, _: &'a str) -> Answer<'a, ()> {
+        Box::pin(async { Err(Unanswered::new("close a queue", "an undo never does")) })
+    }
 }
 
 fn clear(control: &str, fault: &str) -> Undo {
     Undo::Clear { control: control.into(), fault: fault.into() }
+}
+
+#[tokio::test]
+async fn a_plane_that_pretends_to_be_full_is_given_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let room = Undo::Room { control: "tasks".into(), drill: "17".into(), until_boot_ns: 9 };
+    Journal::of(dir.path()).intend(room).unwrap();
+    let inject = Noting::default();
+    assert_eq!(replay(dir.path(), &inject).await.unwrap(), Undone { done: 1, failed: vec![] });
+    assert_eq!(*inject.cleared.lock().unwrap(), vec!["17 full false"]);
 }
 
 #[tokio::test]

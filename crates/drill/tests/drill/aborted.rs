@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use holdfast_config::Fault;
-use holdfast_drill::system::{Answer, Inject, PlaneFault, Process};
+use holdfast_drill::system::{Answer, Inject, PlaneFault, Process, TasksOrder, Unanswered};
 use holdfast_drill::{Phase, Runner};
 use holdfast_host::{clock, process};
 
@@ -22,6 +22,12 @@ impl Inject for NoPlanes {
         Box::pin(async { Ok(()) })
     }
     fn clear<'a>(&'a self, _: &'a Path, _: &'a str) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn open<'a>(&'a self, _: &'a Path, _: &'a str, _: &'a TasksOrder) -> Answer<'a, ()> {
+        Box::pin(async { Err(Unanswered::new("open a queue", "there is no plane")) })
+    }
+    fn close<'a>(&'a self, _: &'a Path, _: &'a str) -> Answer<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 }

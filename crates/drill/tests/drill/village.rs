@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use holdfast_drill::system::{
     Answer, Balancer, Incident, Inject, Instance, Plane, PlaneFault, PlaneFaultKind, Process, ReadyBy, Rotation,
-    Service, Status, System,
+    Service, Status, System, TasksOrder, Unanswered,
 };
-use holdfast_drill::{Progress, Runner, Setup};
+use holdfast_drill::{Access, Progress, Runner, Setup};
 use holdfast_host::{clock, process};
 use holdfast_policy::{Incarnation, InstanceId, Timestamp};
 
@@ -280,6 +280,7 @@ impl Village {
                 endpoints: self.houses.iter().map(rotation).collect(),
             }],
             planes: vec![plane(1), plane(2)],
+            tasks: None,
             open_incidents: open,
             pauses: self.paused.load(Relaxed).then(|| "all".to_owned()).into_iter().collect(),
         }
@@ -339,6 +340,12 @@ impl Inject for Village {
         *self.fault.lock().unwrap() = Some(fault.clone());
         Box::pin(async { Ok(()) })
     }
+    fn open<'a>(&'a self, _: &'a Path, _: &'a str, _: &'a TasksOrder) -> Answer<'a, ()> {
+        Box::pin(async { Err(Unanswered::new("open a queue", "the village has none")) })
+    }
+    fn close<'a>(&'a self, _: &'a Path, _: &'a str) -> Answer<'a, ()> {
+        Box::pin(async { Err(Unanswered::new("close a queue", "the village has none")) })
+    }
     fn clear<'a>(&'a self, _: &'a Path, id: &'a str) -> Answer<'a, ()> {
         let mut fault = self.fault.lock().unwrap();
         if fault.as_ref().is_some_and(|f| f.id == id) {
@@ -381,6 +388,7 @@ pub(crate) fn setup(
         inject: Arc::clone(village) as Arc<dyn Inject>,
         dir: dir.to_path_buf(),
         guard: guard.map(Into::into).to_vec(),
+        access: Access::Open,
         interrupted: Arc::clone(interrupted),
         progress: Box::new(progress),
     }
@@ -402,6 +410,7 @@ pub(crate) fn spec(
         latency: Duration::from_millis(100),
         share: 1.0,
         busy_path: Some("/burn?ms={ms}".into()),
+        count: 1,
     };
     change(&mut drill);
     holdfast_drill::Spec::declared(&drill)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_balancer::shared::Counters;
-use holdfast_config::{Balancer, Check, Config};
+use holdfast_config::{Balancer, Check, Concurrency, Config, Work, Worker};
 use holdfast_host::process::signal_name;
 use holdfast_host::{clock, process};
 use holdfast_observe::incident::Record;
@@ -23,7 +23,9 @@ use holdfast_services::supervisor::{
 };
 
 use super::core::{Core, no_such};
-use crate::api::{self, IncidentQuery, SystemBalancer, SystemInstance, SystemPlane, SystemService, Why, WhyEntry};
+use crate::api::{
+    self, IncidentQuery, SystemBalancer, SystemInstance, SystemPlane, SystemService, SystemTasks, Why, WhyEntry,
+};
 use crate::failure::Failure;
 use crate::layout::{PLANES, TASKS};
 use crate::terminal::human;
@@ -238,7 +240,11 @@ impl Core {
             agent: identity(i32::try_from(std::process::id()).unwrap_or(0)),
             services: services.map(|(name, s)| self.system_service(name, s, config)).collect(),
             balancers: config.balancers.values().map(|b| self.system_balancer(b, now)).collect(),
-            planes: planes.iter().filter_map(|i| self.system_plane(i)).collect(),
+            planes: planes
+                .iter()
+                .filter_map(|i| self.system_plane(i, i.state == "ready" && self.planes.is_acked(i.id.ordinal)))
+                .collect(),
+            tasks: self.system_tasks(seen.services.get(TASKS).and_then(|s| s.instances.first()), config),
             open_incidents: incidents.iter().map(|r| subject(&r.subject)).collect(),
             pauses: self.pauses().await.into_iter().map(|p| p.name.unwrap_or_else(|| "all".into())).collect(),
         }
@@ -283,11 +289,26 @@ impl Core {
         }
     }
 
-    fn system_plane(&self, plane: &InstanceStatus) -> Option<SystemPlane> {
+    fn system_tasks(&self, instance: Option<&InstanceStatus>, config: &Config) -> Option<SystemTasks> {
+        let (instance, tasks) = (instance?, config.tasks.as_ref()?);
+        let places = |worker: &Worker| match (&worker.work, worker.concurrency) {
+            (Work::Http(_), _) => None,
+            (Work::Program(_), Concurrency::Fixed(places)) => Some(places),
+            (Work::Program(_), Concurrency::Scaled(scale)) => Some(scale.max),
+        };
+        Some(SystemTasks {
+            plane: self.system_plane(instance, instance.state == "ready")?,
+            listen: tasks.listen,
+            account: tasks.account.clone(),
+            workers: config.workers.values().filter_map(|w| Some((w.name.clone(), places(w)?))).collect(),
+        })
+    }
+
+    fn system_plane(&self, plane: &InstanceStatus, ready: bool) -> Option<SystemPlane> {
         Some(SystemPlane {
             id: plane.id.to_string(),
             incarnation: plane.incarnation.to_string(),
-            ready: plane.state == "ready" && self.planes.is_acked(plane.id.ordinal),
+            ready,
             process: identity(i32::try_from(plane.pid?).ok()?)?,
             dir: self.layout.run_dir(&plane.id.to_string()),
         })

@@ -1,5 +1,6 @@
 //! `holdfast drill`: runs in this process, outside the agent, because it must outlive what it kills.
 
+mod access;
 mod inject;
 mod remote;
 
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use holdfast_drill::{DrillError, Phase, Progress as Step, Runner, Setup, Spec, spec, table};
+use holdfast_drill::{Access, DrillError, Phase, Progress as Step, Runner, Setup, Spec, spec, table};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use self::inject::PlaneControl;
@@ -42,7 +43,8 @@ pub(super) async fn run(common: &Common, options: &Options) -> Result<Exit, Fail
         None => spec::catalogue(&config),
     };
     let interrupted = watch_signals()?;
-    let runner = Runner::new(setup(common, interrupted.clone())?).on_node(config.node.name.clone());
+    let runner =
+        Runner::new(setup(common, access::of(&config), interrupted.clone())?).on_node(config.node.name.clone());
     if options.dry_run {
         return forecast(common, &runner, &specs).await;
     }
@@ -72,7 +74,15 @@ pub(super) fn guard(dir: &Path) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn setup(common: &Common, interrupted: Arc<AtomicBool>) -> Result<Setup, Failure> {
+/// Hidden subcommand: stands in for a worker's program in a drill.
+pub(super) fn probe(file: &Path) -> Result<Exit, Failure> {
+    let receives = std::env::var("HOLDFAST_RECEIVES").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    holdfast_drill::stand_in::run(file, receives)
+        .map_err(|e| Failure::new("HF0603", "this is no message of a drill").because(e))?;
+    Ok(Exit::Ok)
+}
+
+fn setup(common: &Common, access: Access, interrupted: Arc<AtomicBool>) -> Result<Setup, Failure> {
     let exe =
         std::env::current_exe().map_err(|e| Failure::new("HF0604", "cannot find the running binary").because(e))?;
     let layout = common.layout()?;
@@ -82,6 +92,7 @@ fn setup(common: &Common, interrupted: Arc<AtomicBool>) -> Result<Setup, Failure
         inject: Arc::new(PlaneControl),
         dir: layout.drill_dir(),
         guard: vec![exe.into_os_string(), "__guard".into()],
+        access,
         interrupted,
         progress: Box::new(move |step| {
             if let Ok(mut line) = progress.lock() {

@@ -11,9 +11,11 @@ use crate::site::{Site, free_port, kill, wait_a_moment};
 
 mod clients;
 mod database;
+mod drills;
 mod fallback;
 mod full;
 mod killed;
+mod shop;
 mod workers;
 
 /// A client of SQS that says what it got, nothing more: JSON 1.0 over one connection, without a signature.

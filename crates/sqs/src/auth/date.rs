@@ -19,6 +19,22 @@ pub(super) fn parse(text: &str) -> Option<u64> {
     Some(days(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
+/// The other way, for a client.
+pub(super) fn write(seconds: u64) -> String {
+    let (day, second) = (seconds / 86_400, seconds % 86_400);
+    // Days since 0000-03-01, in eras of 400 years.
+    let days = day + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_based = (5 * of_year + 2) / 153;
+    let month = if march_based < 10 { march_based + 3 } else { march_based - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let day = of_year - (153 * march_based + 2) / 5 + 1;
+    let (hour, minute) = (second / 3_600, second % 3_600 / 60);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{:02}Z", second % 60)
+}
+
 /// Days since 1970-01-01, in years that begin in March, so that the leap day is the last.
 fn days(year: u64, month: u64, day: u64) -> u64 {
     let year = if month <= 2 { year - 1 } else { year };
@@ -37,6 +53,14 @@ mod tests {
         assert_eq!(parse("20240229T235959Z"), Some(1_709_251_199));
         assert_eq!(parse("20241231T000000Z"), Some(1_735_603_200));
         assert_eq!(parse("21000301T000000Z"), Some(4_107_542_400));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for seconds in (0..6_000_000_000).step_by(9_999_991) {
+            assert_eq!(parse(&write(seconds)), Some(seconds));
+        }
+        assert_eq!(write(1_709_251_199), "20240229T235959Z");
     }
 
     #[test]

@@ -161,12 +161,12 @@ fn payload_hash(head: &Parts, body: &[u8], place: Place) -> Result<String> {
     Ok(hash)
 }
 
-fn string_to_sign(time: &str, day: &str, region: &str, service: &str, canonical: &str) -> String {
+pub(super) fn string_to_sign(time: &str, day: &str, region: &str, service: &str, canonical: &str) -> String {
     let hash = sha256(canonical.as_bytes());
     format!("{ALGORITHM}\n{time}\n{day}/{region}/{service}/{TERMINATOR}\n{hash}")
 }
 
-fn derive(secret: &Secret, day: &str, region: &str, service: &str) -> hmac::Key {
+pub(super) fn derive(secret: &Secret, day: &str, region: &str, service: &str) -> hmac::Key {
     let mut first = b"AWS4".to_vec();
     first.extend_from_slice(secret.bytes());
     let mut key = hmac::Key::new(hmac::HMAC_SHA256, &first);
@@ -178,7 +178,7 @@ fn derive(secret: &Secret, day: &str, region: &str, service: &str) -> hmac::Key 
     key
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> String {
     Hex::<64>::new(digest::digest(&digest::SHA256, bytes).as_ref()).as_str().to_owned()
 }
 

@@ -58,3 +58,25 @@ fn a_batch_undone_by_a_full_disk_is_run_again_one_by_one() {
     insert(&store, 1).unwrap();
     assert_eq!(count(&store), 1, "exactly once");
 }
+
+#[test]
+fn a_disk_that_is_said_to_be_full_refuses_what_can_wait_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("a.db"), Options::new("pretended", MIGRATIONS)).unwrap();
+    let submit = |id: i64| {
+        let (told, answer) = std::sync::mpsc::channel();
+        let op = move |c: &rusqlite::Connection| Ok(c.execute("INSERT INTO t VALUES (?1, 'x')", [id]).map(drop)?);
+        store.submit_if_room(op, move |outcome| drop(told.send(outcome)))?;
+        answer.recv().unwrap()
+    };
+    let soon = (holdfast_host::clock::now() + std::time::Duration::from_secs(60)).as_nanos();
+    store.pretend_full(Some(soon));
+    assert!(store.is_full());
+    assert!(submit(1).unwrap_err().is_full());
+    insert(&store, 2).unwrap();
+    store.pretend_full(None);
+    submit(3).unwrap();
+    store.pretend_full(Some(holdfast_host::clock::now().as_nanos()));
+    submit(4).unwrap();
+    assert_eq!(count(&store), 3);
+}

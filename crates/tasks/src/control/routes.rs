@@ -7,13 +7,14 @@ use std::sync::atomic::Ordering;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 
 use super::{AttemptInfo, MessageInfo, MoveInfo, PEEK_MAX, QueueInfo, Redrive, Refusal, Send, SendDone, WorkerInfo};
 use crate::definition::Definition;
 use crate::desk::{Bell, Desk};
+use crate::drill::Order;
 use crate::error::Error;
 use crate::plane::Plane;
 use crate::queue::{Move, New, Peeked, QUEUES_MAX, Queue};
@@ -45,10 +46,27 @@ pub(crate) fn router(plane: Plane) -> Router {
         .route("/v1/queues/{name}/moves", get(moves))
         .route("/v1/workers", get(workers))
         .route("/v1/workers/{name}/attempts", get(attempts))
+        .route("/v1/drills/{id}", put(open_drill).delete(close_drill))
         .route("/metrics", get(metrics))
         .merge(super::flow::router(&plane))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(plane)
+}
+
+async fn open_drill(State(plane): State<Plane>, Path(id): Path<String>, Json(order): Json<Order>) -> Answer<()> {
+    let definition = plane.definition();
+    let worker = match &order.worker {
+        Some(name) => Some(definition.workers.get(name).ok_or_else(|| Error::Invalid {
+            queue: crate::drill::queue(&id),
+            reason: format!("there is no worker `{name}`"),
+        })?),
+        None => None,
+    };
+    Ok(Json(plane.drills.open(&id, &order, worker).await?))
+}
+
+async fn close_drill(State(plane): State<Plane>, Path(id): Path<String>) -> Answer<()> {
+    Ok(Json(plane.drills.close(&id).await?))
 }
 
 async fn apply(State(plane): State<Plane>, Json(definition): Json<Definition>) -> Answer<()> {

@@ -82,6 +82,16 @@ impl Sqlite {
         .await
     }
 
+    /// Of a worker that will never be again.
+    pub async fn forget_attempts(&self, worker: &str) -> Result<()> {
+        let worker = worker.to_owned();
+        self.write(move |w| {
+            w.db.prepare_cached("DELETE FROM attempt WHERE worker = ?1")?.execute([&worker])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// The latest first.
     pub(crate) async fn attempts(&self, worker: &str, limit: u32) -> Result<Vec<Attempt>> {
         let worker = worker.to_owned();

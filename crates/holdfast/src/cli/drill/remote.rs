@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use holdfast_drill::system::{
-    Answer, Balancer, Incident, Instance, Plane, Process, ReadyBy, Rotation, Service, Status, System, Unanswered,
+    Answer, Balancer, Incident, Instance, Plane, Process, ReadyBy, Rotation, Service, Status, System, Tasks, Unanswered,
 };
 use holdfast_policy::{InstanceId, Timestamp};
 
@@ -57,6 +57,7 @@ fn status(system: api::System) -> Option<Status> {
         services: system.services.into_iter().map(service).collect::<Option<_>>()?,
         balancers: system.balancers.into_iter().map(balancer).collect::<Option<_>>()?,
         planes: system.planes.into_iter().map(plane).collect::<Option<_>>()?,
+        tasks: system.tasks.and_then(tasks),
         open_incidents: system.open_incidents,
         pauses: system.pauses,
     })
@@ -116,4 +117,8 @@ fn plane(p: api::SystemPlane) -> Option<Plane> {
         process: process(p.process),
         control: p.dir,
     })
+}
+
+fn tasks(t: api::SystemTasks) -> Option<Tasks> {
+    Some(Tasks { plane: plane(t.plane)?, listen: t.listen, account: t.account, workers: t.workers })
 }
