@@ -22,9 +22,11 @@ mod tls;
 mod work;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use holdfast_policy::Timestamp;
 use holdfast_policy::backoff::Backoff;
 use holdfast_policy::rng::Rng;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -84,6 +86,8 @@ struct Shared {
     asking: mpsc::Sender<Waiting>,
     idle: Mutex<Vec<Session>>,
     places: Sessions,
+    /// For drills: since boot, in nanoseconds.
+    full_until: AtomicU64,
     closing: watch::Sender<bool>,
 }
 
@@ -139,6 +143,7 @@ impl Postgres {
             asking,
             idle: Mutex::new(vec![session]),
             places: Arc::new(Semaphore::new(OTHERS)),
+            full_until: AtomicU64::new(0),
             closing: watch::Sender::new(false),
         });
         lane::begin(&shared, waiting);
@@ -156,6 +161,10 @@ impl Postgres {
     #[expect(clippy::unused_self, reason = "other engines have one")]
     pub(crate) fn failure(&self) -> Option<String> {
         None
+    }
+
+    pub(crate) fn pretend_full(&self, until: Option<Timestamp>) {
+        self.0.full_until.store(until.map_or(0, Timestamp::as_nanos), Ordering::Relaxed);
     }
 
     pub(crate) fn close(&self) {
@@ -178,6 +187,10 @@ impl Postgres {
 
     /// Through one of the lanes.
     async fn ask(&self, ask: Ask) -> Result<Said> {
+        let is_full = || holdfast_host::clock::now() < Timestamp::from_nanos(self.0.full_until.load(Ordering::Relaxed));
+        if matches!(ask, Ask::Send { .. }) && is_full() {
+            return Err(Error::Throttled { reason: "the disk is full".into() });
+        }
         let (reply, answer) = oneshot::channel();
         let waiting = Waiting { ask, reply, until: Instant::now() + ANSWER_MAX };
         self.0.asking.try_send(waiting).map_err(|_| {

@@ -126,8 +126,7 @@ impl Sqlite {
         self.store.close();
     }
 
-    /// For drills: sends are refused until then as if the disk were full.
-    pub fn pretend_full(&self, until: Option<Timestamp>) {
+    pub(crate) fn pretend_full(&self, until: Option<Timestamp>) {
         self.store.pretend_full(until.map(Timestamp::as_nanos));
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use holdfast_policy::Timestamp;
 use holdfast_policy::queue::Report;
 use holdfast_policy::schedule::Overlap;
 use serde::Serialize;
@@ -47,6 +48,10 @@ macro_rules! operations {
                 $engine::IS_SHARED
             }
 
+            fn pretend_full(&self, until: Option<Timestamp>) {
+                $engine::pretend_full(self, until);
+            }
+
             $(fn $name<$a>(&$a self, $($arg: $type),*) -> Answer<$a, $answer> {
                 Box::pin($engine::$name(self, $($arg),*))
             })*
@@ -63,6 +68,9 @@ macro_rules! operations {
 
             /// Other planes may be at work on it.
             fn is_shared(&self) -> bool;
+
+            /// For drills: sends to this plane are refused until then as if there were no space.
+            fn pretend_full(&self, until: Option<Timestamp>);
 
             $($(#[$doc])* fn $name<$a>(&$a self, $($arg: $type),*) -> Answer<$a, $answer>;)*
         }
@@ -131,6 +139,8 @@ operations! { 'a,
     fn end_work(token: Option<String>, attempt: Attempt) -> ();
     /// What earlier processes of this plane have begun and not seen the end of.
     fn open_work() -> Vec<Begun>;
+    /// Of a worker that will never be again.
+    fn forget_attempts(worker: &'a str) -> ();
     /// The latest first.
     fn attempts(worker: &'a str, limit: u32) -> Vec<Attempt>;
 

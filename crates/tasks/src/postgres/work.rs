@@ -65,6 +65,10 @@ impl Postgres {
         })
     }
 
+    pub(crate) async fn forget_attempts(&self, worker: &str) -> Result<()> {
+        transact!(self, tx => tx.run("DELETE FROM attempt WHERE worker = $1", &[&worker]).await.map(drop))
+    }
+
     pub(crate) async fn attempts(&self, worker: &str, limit: u32) -> Result<Vec<Attempt>> {
         let sql = "SELECT worker, queue, message, receive, began, ended, outcome, output FROM attempt
                    WHERE worker = $1 ORDER BY number DESC LIMIT $2";

@@ -82,8 +82,7 @@ impl Sqlite {
         .await
     }
 
-    /// Of a worker that will never be again.
-    pub async fn forget_attempts(&self, worker: &str) -> Result<()> {
+    pub(crate) async fn forget_attempts(&self, worker: &str) -> Result<()> {
         let worker = worker.to_owned();
         self.write(move |w| {
             w.db.prepare_cached("DELETE FROM attempt WHERE worker = ?1")?.execute([&worker])?;
