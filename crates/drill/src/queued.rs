@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_config::Fault;
 use holdfast_host::clock;
 use holdfast_sqs::Signer;
 
@@ -17,6 +18,10 @@ use crate::system::{Inject, Process, TasksOrder, within};
 const BESIDES_HOLD: Duration = Duration::from_secs(240);
 /// Programs that are to be struck have begun by then.
 const VICTIMS_LIMIT: Duration = Duration::from_secs(15);
+/// A program that is to be struck must still be there when the guard is; one that is killed does not work that long.
+const WORK_KILLED: Duration = Duration::from_secs(10);
+/// One that goes on afterwards ends soon.
+const WORK_HUNG: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(5);
 /// As the plane calls a drill's queues.
 const PREFIX: &str = "_drill-";
@@ -93,7 +98,8 @@ impl Opened {
 /// Programs are known only once they work on something: sends what they work on, and aims at them.
 pub(crate) async fn aim_at_programs(aim: Aim, spec: &Spec, prober: &QueueProber) -> Result<Aim, DrillError> {
     let Blow::Victims(many) = aim.blow else { return Ok(aim) };
-    prober.send_victims(many, false);
+    let hangs = spec.drill.fault == Fault::WorkerHang;
+    prober.send_victims(many, if hangs { WORK_HUNG } else { WORK_KILLED });
     let last = clock::now() + VICTIMS_LIMIT;
     let victims: Vec<Process> = loop {
         if let Some(victims) = prober.victims(many) {
@@ -105,9 +111,6 @@ pub(crate) async fn aim_at_programs(aim: Aim, spec: &Spec, prober: &QueueProber)
         }
         tokio::time::sleep(TICK).await;
     };
-    let blow = match spec.drill.fault {
-        holdfast_config::Fault::WorkerHang => Blow::Stop(victims),
-        _ => Blow::KillAll(victims),
-    };
+    let blow = if hangs { Blow::Stop(victims) } else { Blow::KillAll(victims) };
     Ok(Aim { blow, ..aim })
 }

@@ -90,10 +90,13 @@ pub(crate) async fn strike(
         }
         Blow::KillAll(victims) => {
             for victim in victims {
-                process::signal(*victim, SIGKILL).map_err(|e| failed(e.to_string()))?;
+                let hit = process::signal(*victim, SIGKILL).map_err(|e| failed(e.to_string()))?;
+                if !hit {
+                    return Err(failed(format!("process {} had gone before", victim.pid)));
+                }
             }
         }
-        Blow::Poison => queue.into_iter().for_each(|(_, prober)| prober.send_victims(1, true)),
+        Blow::Poison => queue.into_iter().for_each(|(_, prober)| prober.send_poison()),
         Blow::Victims(many) => return Err(failed(format!("{many} programs were to be struck and none was chosen"))),
         Blow::Fill => {
             let Some((opened, _)) = queue else { return Err(failed("no queue was opened".into())) };

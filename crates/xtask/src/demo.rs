@@ -116,7 +116,7 @@ fn show(shop: &Shop, options: &Options, stop: &Arc<AtomicBool>) -> Result<()> {
 /// The queue, a run of the report, and the sagas of the latest orders.
 fn tasks(shop: &Shop, stop: &AtomicBool) -> Result<()> {
     println!("\norders go through a queue into a saga: reserve, charge, ship; and the report of the day\n");
-    for arguments in [&["queue", "list"][..], &["run", "nightly", "--wait"], &["runs", "show", "nightly-1"]] {
+    for arguments in [&["queue", "list"][..], &["run", "nightly", "--wait"]] {
         shop.show(arguments, DOWN_LIMIT, stop).0?;
         println!();
     }

@@ -39,8 +39,6 @@ const RECEIVE_LIMIT: Duration = Duration::from_secs(5);
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 /// How long the stand-in works on an ordinary probe.
 const WORK_MS: u64 = 100;
-/// Of one that will be struck: it must still be there when it is.
-const WORK_STRUCK_MS: u64 = 2_000;
 /// Probes without an answer at the same time; one due beyond it counts as failed without being sent.
 const OUTSTANDING_MAX: u64 = 1_000;
 
@@ -98,12 +96,17 @@ impl QueueProber {
         self.shared.ledger().done()
     }
 
-    /// Sends probes that the fault will meet: `crash` ends its stand-in each time, others can be struck while they work.
-    pub(crate) fn send_victims(&self, many: u32, crash: bool) {
+    /// Sends probes that can be struck while their stand-ins work, which the first time is so long.
+    pub(crate) fn send_victims(&self, many: u32, work: Duration) {
+        let work_ms = holdfast_policy::time::millis(work);
         for _ in 0..many {
-            let probe = Probe { id: 0, work_ms: WORK_STRUCK_MS, again_ms: WORK_MS, crash };
-            self.victims.send(probe).ok();
+            self.victims.send(Probe { id: 0, work_ms, again_ms: WORK_MS, crash: false }).ok();
         }
+    }
+
+    /// Sends a probe that its stand-in dies of, each time.
+    pub(crate) fn send_poison(&self) {
+        self.victims.send(Probe { id: 0, work_ms: WORK_MS, again_ms: WORK_MS, crash: true }).ok();
     }
 
     /// Processes that work on them now, once all have begun.
