@@ -1,5 +1,8 @@
 //! The files of the how-to pages about queues and workflows are right, and do what the pages say.
 
+use std::process::{Command, Output, Stdio};
+
+use crate::environment::Environment;
 use crate::site::{Site, free_port};
 
 /// The blocks of a page in this language.
@@ -36,6 +39,39 @@ fn what_is_said_of_queues() {
     site.ok(&["queue", "send", "mail", r#"{"to": "ops@example.org"}"#]);
     site.wait_for("the mail to be sent", || site.ok(&["worker", "attempts", "mailer"]).contains("done"));
     assert!(site.ok(&["queue", "list"]).contains("0 in mail-dead"));
+}
+
+/// The program of the page, first as it stands there, then with the key of the page.
+#[test]
+fn what_is_said_of_programs_and_keys() {
+    let python = match Environment::of_python(&["boto3==1.43.11"]) {
+        Ok(environment) => environment.path("bin/python"),
+        Err(reason) => return eprintln!("skipped: there is no boto3: {reason}"),
+    };
+    let address = format!("127.0.0.1:{}", free_port());
+    let program = blocks("queues.md", "python").concat().replace("127.0.0.1:9324", &address);
+    let send = |program: &str| -> Output {
+        let mut python = Command::new(&python);
+        python.args(["-c", program]).stdin(Stdio::null()).output().expect("python starts")
+    };
+    let queue = block("queues.md", "[queue.mail]").replace("/usr/local/bin/send-mail", "/bin/cat");
+    let site = Site::new(&format!("[tasks]\nlisten = \"{address}\"\n{queue}"));
+    site.up();
+    let done = || site.ok(&["worker", "attempts", "mailer"]).matches("done").count();
+    let sent = send(&program);
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    site.wait_for("the message to be worked on", || done() == 1);
+
+    std::fs::write(site.path().join("secret"), "a secret of the shop").expect("written");
+    let keys = block("queues.md", "[tasks]").replace("10.0.0.5:9324", &address);
+    site.write(&format!("{}\n{queue}", keys.replace("/etc/holdfast/shop.secret", "{dir}/secret")));
+    site.up();
+    site.wait_for("only who has a key to send", || !send(&program).status.success());
+    let before = done();
+    let signed = program.replace("key_id=\"any\"", "key_id=\"SHOPKEY\"");
+    let sent = send(&signed.replace("access_key=\"any\"", "access_key=\"a secret of the shop\""));
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    site.wait_for("the signed message to be worked on", || done() > before);
 }
 
 #[test]
