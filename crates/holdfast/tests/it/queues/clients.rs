@@ -53,10 +53,34 @@ fn the_javascript_sdk() {
         Ok(environment) => environment,
         Err(reason) => return eprintln!("skipped: there is no SDK for JavaScript: {reason}"),
     };
-    let (_site, url) = plane();
+    let (_site, url) = plane("");
     let mut node = Command::new("node");
     node.arg(script("javascript.cjs")).arg(&url).env("NODE_PATH", environment.path("node_modules"));
     run(&mut node, "all 23 actions");
+}
+
+/// Results, retries, tasks for later, order, a worker that is killed, one that is interrupted, and a queue of the file.
+#[test]
+fn celery_with_its_workers() {
+    let packages = ["celery==5.6.3", "kombu==5.7.0", "boto3==1.43.11", "pycurl==7.49.0"];
+    let environment = match Environment::of_python(&packages) {
+        Ok(environment) => environment,
+        Err(reason) => return eprintln!("skipped: there is no Celery: {reason}"),
+    };
+    let (site, url) = plane("[queue.predefined]\n");
+    let mut driver = Command::new(environment.path("bin/python"));
+    run(driver.arg(script("celery_app.py")).arg(&url).arg(site.path()), "all of Celery");
+}
+
+/// Built in the cache, outside the workspace: its dependencies are not ours.
+#[test]
+fn the_rust_sdk() {
+    let environment = match of_rust() {
+        Ok(environment) => environment,
+        Err(reason) => return eprintln!("skipped: there is no SDK for Rust: {reason}"),
+    };
+    let (_site, url) = plane("");
+    run(Command::new(environment.path("client")).arg(&url), "all 23 actions");
 }
 
 fn boto3(protocol: &str, version: &str) {
@@ -77,7 +101,7 @@ fn boto3(protocol: &str, version: &str) {
 }
 
 fn command_line(python: &Path, actions: usize) {
-    let (_site, url) = plane();
+    let (_site, url) = plane("");
     let mut command = Command::new(python);
     run(command.arg(script("command_line.py")).arg(&url), &format!("all {actions} actions"));
 }
@@ -91,14 +115,33 @@ fn of_node(packages: &[&str]) -> Result<Environment, String> {
     })
 }
 
+fn of_rust() -> Result<Environment, String> {
+    let files = ["Cargo.toml", "Cargo.lock", "src/main.rs"];
+    let texts = files.map(|file| (file, std::fs::read_to_string(script("rust").join(file)).expect("it is there")));
+    let recipe: String = texts.iter().map(|(_, text)| text.as_str()).collect();
+    Environment::keep("rust-aws-sdk-sqs", &recipe, |dir| {
+        std::fs::create_dir_all(dir.join("src")).map_err(|e| e.to_string())?;
+        for (file, text) in &texts {
+            std::fs::write(dir.join(file), text).map_err(|e| e.to_string())?;
+        }
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.args(["build", "--quiet", "--locked"]).current_dir(dir);
+        let target = dir.join("target");
+        succeed(build.env("CARGO_TARGET_DIR", &target))?;
+        // The rest of what was built is large, and of no more use.
+        std::fs::copy(target.join("debug/client"), dir.join("client")).map_err(|e| e.to_string())?;
+        std::fs::remove_dir_all(target).map_err(|e| e.to_string())
+    })
+}
+
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/queues/clients").join(name)
 }
 
-/// A plane without keys, and its address.
-fn plane() -> (Site, String) {
+/// A plane without keys and with these queues, and its address.
+fn plane(queues: &str) -> (Site, String) {
     let port = free_port();
-    let site = Site::new(&format!("[tasks]\nlisten = \"127.0.0.1:{port}\"\nregion = \"eu-west-1\"\n"));
+    let site = Site::new(&format!("[tasks]\nlisten = \"127.0.0.1:{port}\"\nregion = \"eu-west-1\"\n{queues}"));
     site.up();
     (site, format!("http://127.0.0.1:{port}"))
 }
