@@ -4,12 +4,14 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::site::{PATIENCE, free_port, wait_a_moment};
+use crate::site::{PATIENCE, free_port, kill, wait_a_moment};
 
 /// Debian has a directory for each version.
 const POSTGRESQL: &str = "/usr/lib/postgresql";
+
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 pub(crate) struct Database {
     pub(crate) port: u16,
@@ -68,6 +70,12 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
+        // Asked to end first: PostgreSQL gives its shared memory back only then.
+        kill(self.server.id(), "QUIT");
+        let deadline = Instant::now() + END_WITHIN;
+        while matches!(self.server.try_wait(), Ok(None)) && Instant::now() < deadline {
+            wait_a_moment();
+        }
         drop(self.server.kill());
         drop(self.server.wait());
     }

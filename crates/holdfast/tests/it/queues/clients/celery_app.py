@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from celery import Celery, group
@@ -138,7 +139,7 @@ def results_retries_and_order():
         for n in range(10):
             ordered.apply_async([n], queue="orders.fifo")
         same(group(double.s(n) for n in range(40))().get(timeout=LIMIT_S), [2 * n for n in range(40)])
-        same(sorted(notes("double")), [[n] for n in range(40)])
+        same(sorted(n for [n] in notes("double") if n < 100), list(range(40)))
         same(flaky.delay().get(timeout=LIMIT_S), 2)
         wait_until("what was for later", lambda: notes("later"))
         # It was received more than once, and every receipt must be good for nothing in the end.
@@ -149,27 +150,27 @@ def results_retries_and_order():
 
 
 def a_worker_that_is_killed():
-    with Worker("work", 1) as worker:
-        result = held.delay()
+    with Worker("killed", 1) as worker:
+        result = held.apply_async(queue="killed")
         wait_until("the task", lambda: notes("held"))
         worker.kill()
-    with Worker("work", 1):
+    with Worker("killed", 1):
         same(result.get(timeout=LIMIT_S), "done")
         same(len(notes("held")), 2)
-        wait_until("the end", lambda: is_empty("work"))
+        wait_until("the end", lambda: is_empty("killed"))
 
 
 def a_worker_that_is_interrupted():
     """What it had taken and not begun is for the next one."""
-    with Worker("work", 1) as worker:
+    with Worker("interrupted", 1) as worker:
         for n in range(6):
-            slow.delay(n)
+            slow.apply_async([n], queue="interrupted")
         wait_until("the first", lambda: notes("slow"))
         worker.interrupt()
     same(notes("slow"), notes("slept"))
     assert len(notes("slow")) < 6, notes("slow")
-    with Worker("work", 2):
-        wait_until("the others", lambda: len(notes("slept")) >= 6 and is_empty("work"))
+    with Worker("interrupted", 2):
+        wait_until("the others", lambda: len(notes("slept")) >= 6 and is_empty("interrupted"))
     same(sorted(notes("slept")), [[n] for n in range(6)])
 
 
@@ -181,9 +182,15 @@ def a_queue_of_the_file():
         wait_until("the end", lambda: is_empty("predefined"))
 
 
+def timed(part):
+    begun = time.monotonic()
+    part()
+    print(part.__name__, "ok", f"{time.monotonic() - begun:.1f} s", flush=True)
+
+
 if __name__ == "__main__":
-    for part in [results_retries_and_order, a_worker_that_is_killed, a_worker_that_is_interrupted, a_queue_of_the_file]:
-        begun = time.monotonic()
-        part()
-        print(part.__name__, "ok", f"{time.monotonic() - begun:.1f} s", flush=True)
+    # Each has queues of its own; all at once, because most of the time they wait.
+    parts = [results_retries_and_order, a_worker_that_is_killed, a_worker_that_is_interrupted, a_queue_of_the_file]
+    with ThreadPoolExecutor(len(parts)) as threads:
+        list(threads.map(timed, parts))
     print("all of Celery")
