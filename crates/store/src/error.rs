@@ -8,6 +8,8 @@ use rusqlite::ffi;
 pub enum Error {
     #[error("cannot open {}: {source}", path.display())]
     Open { path: PathBuf, source: rusqlite::Error },
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
     #[error("{} holds state of a newer version ({found}; this holdfast knows {known})", path.display())]
     Newer { path: PathBuf, found: i64, known: i64 },
     #[error("{} is damaged: {detail}", path.display())]
@@ -45,7 +47,7 @@ impl Error {
 
     pub fn code(&self) -> &'static str {
         match self {
-            Error::Open { .. } | Error::Migrate { .. } => "HF0401",
+            Error::Open { .. } | Error::Read { .. } | Error::Migrate { .. } => "HF0401",
             Error::Newer { .. } => "HF0402",
             Error::Corrupt { .. } => "HF0403",
             Error::Full { .. } => "HF0404",
@@ -57,7 +59,7 @@ impl Error {
 
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Open { .. } | Error::Migrate { .. } => {
+            Error::Open { .. } | Error::Read { .. } | Error::Migrate { .. } => {
                 Some("check the owner and the rights of the data directory".into())
             }
             Error::Newer { .. } => Some("run the holdfast that wrote it, or a later one; nothing was changed".into()),

@@ -9,6 +9,7 @@ mod open;
 mod options;
 mod readers;
 mod reserve;
+mod wal;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::is_corrupt;
-use crate::{Error, Options, Result, SQLITE_VERSION_MIN, Sync};
+use crate::{Error, Options, Result, SQLITE_VERSION_MIN, Sync, wal};
 
 /// Somebody with the sqlite3 shell may hold the file for a moment.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
@@ -77,6 +77,15 @@ fn open_with(path: &Path, mode: OpenFlags) -> Result<Connection> {
 
 /// Refuses what must not be written to, through a connection that cannot write.
 fn inspect(path: &Path, size: u64, options: &Options) -> Result<()> {
+    // Without a sync after each commit a power cut may take one and leave a later one.
+    let damage = match options.sync {
+        Sync::Full => wal::damage(path).map_err(|source| Error::Read { path: wal::path_of(path), source })?,
+        Sync::Normal => None,
+    };
+    if let Some(damage) = damage {
+        let detail = format!("commits follow behind byte {} that cannot be read", damage.at_byte);
+        return Err(Error::Corrupt { path: wal::path_of(path), detail });
+    }
     let connection = open_with(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let found = version(&connection).map_err(|e| classify(path, e))?;
     let known = options.migrations.len() as i64;
