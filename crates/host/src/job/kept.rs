@@ -96,6 +96,14 @@ impl Job {
         Ok(Status::Lost)
     }
 
+    /// What it has printed by now, whatever became of it; empty when nothing can be read.
+    pub fn output(root: &Path, token: &str) -> Vec<u8> {
+        match check_token(token) {
+            Ok(()) => output(&Dir::new(root.join(token))),
+            Err(_) => Vec::new(),
+        }
+    }
+
     /// Ends a running job and everything it started; its result says that it was killed.
     pub async fn cancel(root: &Path, token: &str) -> Result<(), Error> {
         check_token(token)?;
@@ -125,7 +133,11 @@ impl Job {
 }
 
 fn outcome(dir: &Dir, exit: &Exit) -> Outcome {
-    let limit = dir.read_spec().map_or(0, |spec| spec.log.size_bytes_max);
-    let output = files::read_optional(&dir.log(), limit).ok().flatten().unwrap_or_default();
+    let output = output(dir);
     Outcome { code: exit.code, signal: exit.signal, timed_out: exit.timed_out, lived_ms: exit.lived_ms, output }
+}
+
+fn output(dir: &Dir) -> Vec<u8> {
+    let limit = dir.read_spec().map_or(0, |spec| spec.log.size_bytes_max);
+    files::read_optional(&dir.log(), limit).ok().flatten().unwrap_or_default()
 }

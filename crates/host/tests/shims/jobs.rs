@@ -70,15 +70,17 @@ async fn a_deadline_and_a_cancel_end_the_whole_tree() {
 async fn a_job_whose_shim_was_killed_is_lost_and_never_repeated() {
     let root = tempfile::tempdir().unwrap();
     let count = root.path().join("count");
-    let job = job("step", &format!("echo run >> {}; exec sleep 600", count.display()));
+    let job = job("step", &format!("echo run >> {}; echo words; exec sleep 600", count.display()));
     job.start(exe(), root.path()).await.unwrap();
     let dir = Dir::new(root.path().join("step"));
     eventually("it runs", || count.exists() && dir.read_state().is_some());
+    eventually("its words are kept", || Job::output(root.path(), "step") == b"words\n");
     let shim = dir.read_state().unwrap().shim.unwrap();
     holdfast_host::process::signal(shim, libc::SIGKILL).unwrap();
     eventually("it is lost", || Job::collect(root.path(), "step").unwrap() == Status::Lost);
     assert_eq!(job.start(exe(), root.path()).await.unwrap(), Started::Before);
     assert_eq!(Job::collect(root.path(), "step").unwrap(), Status::Lost);
+    assert_eq!(Job::output(root.path(), "step"), b"words\n");
     assert_eq!((read(&count).as_str(), holdfast_host::shim::orphans(&dir)), ("run\n", vec![]));
 }
 

@@ -206,12 +206,12 @@ fn job(program: &Program, subject: &Subject, delivery: &Delivery, token: &str, d
 async fn ended(root: &Arc<std::path::PathBuf>, token: &str, program: &Program) -> Result {
     let mut wait = LOOK_FIRST;
     loop {
-        let (root, name) = (root.clone(), token.to_owned());
-        match tokio::task::spawn_blocking(move || Job::collect(&root, &name)).await {
+        let (dir, name) = (root.clone(), token.to_owned());
+        match tokio::task::spawn_blocking(move || Job::collect(&dir, &name)).await {
             Ok(Ok(Status::Running)) => {}
             Ok(Ok(Status::Done(outcome))) => return judged(&outcome, program),
             Ok(Ok(Status::NotStarted(failure))) => return Result::failed(Report::Retry, failure.text),
-            Ok(Ok(Status::Lost)) => return Result::failed(Report::Retry, "nobody saw its end"),
+            Ok(Ok(Status::Lost)) => return unseen(root.clone(), token.to_owned()).await,
             // Written down, and then its process died before the program was started.
             Ok(Ok(Status::Unknown)) => return Result::failed(Report::Retry, "it was not started"),
             Ok(Err(error)) => return Result::failed(Report::Retry, error.to_string()),
@@ -220,6 +220,14 @@ async fn ended(root: &Arc<std::path::PathBuf>, token: &str, program: &Program) -
         tokio::time::sleep(wait).await;
         wait = (wait * 3 / 2).min(LOOK_MAX);
     }
+}
+
+/// Its shim died with it; what it printed until then is there.
+async fn unseen(root: Arc<std::path::PathBuf>, token: String) -> Result {
+    let output = tokio::task::spawn_blocking(move || Job::output(&root, &token)).await.unwrap_or_default();
+    let words = "nobody saw its end";
+    let text = String::from_utf8_lossy(&output);
+    Result::failed(Report::Retry, if text.is_empty() { words.to_owned() } else { tail(&text, words) })
 }
 
 fn judged(outcome: &Outcome, program: &Program) -> Result {
