@@ -16,6 +16,12 @@ mod fallback;
 mod full;
 mod killed;
 mod shop;
+mod leases;
+mod moves;
+mod plane;
+mod points;
+mod poison;
+mod power;
 mod workers;
 
 /// A client of SQS that says what it got, nothing more: JSON 1.0 over one connection, without a signature.

@@ -15,7 +15,7 @@ const BATCH: usize = 10;
 /// What clients know after the run.
 #[derive(Default)]
 pub(super) struct Ledger {
-    confirmed: Mutex<BTreeSet<String>>,
+    pub(super) confirmed: Mutex<BTreeSet<String>>,
     /// Asked for, and never answered.
     unknown: Mutex<BTreeSet<String>>,
     /// How often each body was deleted with an answer.
@@ -23,10 +23,10 @@ pub(super) struct Ledger {
     /// Bodies that were handed out.
     seen: Mutex<BTreeSet<String>>,
     /// Messages handed out, also again.
-    received: AtomicUsize,
+    pub(super) received: AtomicUsize,
 }
 
-fn produce(port: u16, who: usize, ledger: &Ledger, stop: &AtomicBool) {
+pub(super) fn produce(port: u16, who: usize, ledger: &Ledger, stop: &AtomicBool) {
     let mut sqs = Sqs::new(port);
     let url = sqs.url("q");
     for n in 0.. {
@@ -53,7 +53,7 @@ fn produce(port: u16, who: usize, ledger: &Ledger, stop: &AtomicBool) {
     }
 }
 
-fn consume(port: u16, ledger: &Ledger, stop: &AtomicBool) {
+pub(super) fn consume(port: u16, ledger: &Ledger, stop: &AtomicBool) {
     let mut sqs = Sqs::new(port);
     let url = sqs.url("q");
     while !stop.load(Ordering::SeqCst) {
@@ -130,9 +130,8 @@ impl Traffic {
         self.threads.drain(..).for_each(|t| t.join().expect("no panic"));
     }
 
-    /// Each break can swallow the answers of what was under way, and no more.
     pub(super) fn judge(&self, longest: Duration, breaks: usize) {
-        judge(&self.ledger, longest, CONSUMERS * BATCH * breaks);
+        judge(&self.ledger, breaks, longest);
     }
 }
 
@@ -161,7 +160,8 @@ fn nothing_confirmed_is_lost_when_the_plane_is_killed_again_and_again() {
     traffic.judge(longest, usize::try_from(crate::proof::size(KILLS.0, KILLS.1)).expect("small"));
 }
 
-fn judge(ledger: &Ledger, longest: Duration, in_flight: usize) {
+/// After so many kills, the longest of which took so long to be at work again.
+pub(super) fn judge(ledger: &Ledger, kills: usize, longest: Duration) {
     let confirmed = ledger.confirmed.lock().expect("no panic");
     let unknown = ledger.unknown.lock().expect("no panic");
     let finished = ledger.finished.lock().expect("no panic");
@@ -180,6 +180,8 @@ fn judge(ledger: &Ledger, longest: Duration, in_flight: usize) {
     assert_eq!(lost, 0, "confirmed, and never handed out");
     assert_eq!(strange, 0, "nobody sent these");
     assert!(confirmed.len() > 1_000, "there was work");
+    // Each kill can swallow the answers of the deletes that were under way, and no more.
+    let in_flight = CONSUMERS * BATCH * kills;
     assert!(missing <= in_flight, "{missing} confirmed messages were never seen to be finished");
     assert!(twice <= in_flight, "{twice} were handed out twice, {in_flight} were in flight at the kills");
 }
