@@ -146,22 +146,23 @@ impl Tx<'_> {
             .collect())
     }
 
-    /// FIFO queues, with where their dead letters go, and queues whose messages have keys: one commit after the other.
+    /// FIFO queues, with where their dead letters go, and queues whose messages have keys: one commit after the other. The
+    /// others only keep a purge away.
     async fn lock_what_is_in_order(&self, batch: &Batch, asks: &[&Ask]) -> Done<()> {
-        let mut numbers = Vec::new();
+        let (mut alone, mut together) = (Vec::new(), Vec::new());
         for ask in asks {
             let Some(entry) = batch.entries.get(ask.queue()) else { continue };
             let keyed = matches!(ask, Ask::Send { messages, .. } if messages.iter().any(|m| m.idempotency.is_some()));
-            if entry.spec.fifo || keyed {
-                numbers.push(entry.number);
-            }
-            if let Some(dead) = entry.spec.dead_letter.as_ref().filter(|_| entry.spec.fifo)
+            let locks = if entry.spec.fifo || keyed { &mut alone } else { &mut together };
+            locks.push(entry.number);
+            if let Some(dead) = &entry.spec.dead_letter
                 && let Some(dead) = self.find(&dead.queue).await?
             {
-                numbers.push(dead.number);
+                let locks = if dead.spec.fifo { &mut alone } else { &mut together };
+                locks.push(dead.number);
             }
         }
-        self.lock(&numbers).await
+        self.lock(&alone, &together).await
     }
 }
 

@@ -136,7 +136,7 @@ impl Tx<'_> {
         if entry.spec.declared {
             return Err(Error::Declared { queue: name.to_owned() }.into());
         }
-        self.lock(&[entry.number]).await?;
+        self.lock(&[entry.number], &[]).await?;
         self.doom(entry.number << PLACE_BITS, entry.high()).await?;
         for sql in [
             "DELETE FROM queue WHERE number = $1",
@@ -158,7 +158,7 @@ impl Tx<'_> {
     async fn purge(&mut self, name: &str) -> Done<()> {
         self.changes_catalogue().await?;
         let entry = self.entry(name).await?;
-        self.lock(&[entry.number]).await?;
+        self.lock(&[entry.number], &[]).await?;
         let purged: Millis = self.one("SELECT purged FROM queue WHERE number = $1", &[&entry.number]).await?.get(0);
         if purged > 0 && self.now < purged + PURGE_EVERY_MS {
             return Err(Error::PurgedRecently { queue: name.to_owned() }.into());
@@ -166,6 +166,7 @@ impl Tx<'_> {
         let floor: i64 = self.one("SELECT nextval('place')", &[]).await?.get(0);
         self.doom(entry.low(), entry.id(floor)).await?;
         self.run("DELETE FROM grp WHERE queue = $1", &[&entry.number]).await?;
+        self.run("DELETE FROM tally WHERE queue = $1", &[&entry.number]).await?;
         self.run("UPDATE queue SET floor = $2, purged = $3 WHERE number = $1", &[&entry.number, &floor, &self.now])
             .await?;
         Ok(())

@@ -50,11 +50,13 @@ impl Postgres {
 
     pub(crate) async fn running_moves(&self, limit: usize) -> Result<Vec<Move>> {
         let limit = limit as i64;
-        let sql =
-            format!("SELECT {COLUMNS} FROM move WHERE state = 'RUNNING' AND stepped <= $1 ORDER BY started LIMIT $2");
+        let sql = format!(
+            "SELECT {COLUMNS} FROM move WHERE state = 'RUNNING' AND (plane = $3 OR stepped <= $1)
+             ORDER BY started LIMIT $2"
+        );
         transact!(self, tx => {
             let left = tx.now - LEFT_MS;
-            Ok(tx.rows(&sql, &[&left, &limit]).await?.iter().map(row).collect())
+            Ok(tx.rows(&sql, &[&left, &limit, &self.0.plane]).await?.iter().map(row).collect())
         })
     }
 }
@@ -86,7 +88,7 @@ impl Tx<'_> {
             check_move(&entry, &*self.entry(destination).await?)?;
         }
         // Two that begin at once on two planes come one after the other.
-        self.lock(&[entry.number]).await?;
+        self.lock(&[entry.number], &[]).await?;
         let running =
             self.opt("SELECT 1 FROM move WHERE source = $1 AND state = 'RUNNING' LIMIT 1", &[&source]).await?;
         if running.is_some() {
@@ -98,9 +100,18 @@ impl Tx<'_> {
             .get(0);
         let last: i64 = self.one("SELECT nextval('place')", &[]).await?.get(0);
         self.run(
-            "INSERT INTO move (handle, source, destination, state, rate, to_move, last, started, stepped)
-             VALUES ($1, $2, $3, 'RUNNING', $4, $5, $6, $7, $7)",
-            &[&handle, &source, &destination, &rate_max.map(i64::from), &messages, &entry.id(last), &self.now],
+            "INSERT INTO move (handle, source, destination, state, rate, to_move, last, started, stepped, plane)
+             VALUES ($1, $2, $3, 'RUNNING', $4, $5, $6, $7, $7, $8)",
+            &[
+                &handle,
+                &source,
+                &destination,
+                &rate_max.map(i64::from),
+                &messages,
+                &entry.id(last),
+                &self.now,
+                &self.shared.plane,
+            ],
         )
         .await?;
         self.run(
@@ -132,12 +143,13 @@ impl Tx<'_> {
             return Ok(moved);
         }
         let from = self.entry(&task.source).await?;
-        if from.spec.fifo {
-            let mut numbers = vec![from.number];
-            if let Some(to) = &task.destination {
-                numbers.push(self.entry(to).await?.number);
-            }
-            self.lock(&numbers).await?;
+        let mut numbers = vec![from.number];
+        if let Some(to) = &task.destination {
+            numbers.extend(self.find(to).await?.map(|to| to.number));
+        }
+        match from.spec.fifo {
+            true => self.lock(&numbers, &[]).await?,
+            false => self.lock(&[], &numbers).await?,
         }
         let rows = self
             .rows(
@@ -161,8 +173,9 @@ impl Tx<'_> {
                 moved.state = MoveState::Failed;
                 break;
             };
-            if to.spec.fifo {
-                self.lock(&[to.number]).await?;
+            match to.spec.fifo {
+                true => self.lock(&[to.number], &[]).await?,
+                false => self.lock(&[], &[to.number]).await?,
             }
             groups.extend(group.clone());
             self.transfer(&from, &to, &[Transfer { id: found.get(0), group, story: None }]).await?;
@@ -176,8 +189,8 @@ impl Tx<'_> {
             groups.dedup();
             self.refresh(&from, &groups).await?;
         }
-        let sql = "UPDATE move SET moved = moved + $2, stepped = $3 WHERE handle = $1";
-        self.run(sql, &[&handle, &i64::from(moved.many), &self.now]).await?;
+        let sql = "UPDATE move SET moved = moved + $2, stepped = $3, plane = $4 WHERE handle = $1";
+        self.run(sql, &[&handle, &i64::from(moved.many), &self.now, &self.shared.plane]).await?;
         if moved.many < many && moved.state == MoveState::Running {
             self.end_move(handle, MoveState::Completed, None).await?;
             moved.state = MoveState::Completed;

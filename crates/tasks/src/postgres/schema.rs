@@ -62,7 +62,7 @@ CREATE TABLE move (
     number int8 GENERATED ALWAYS AS IDENTITY,
     handle text PRIMARY KEY, source text NOT NULL, destination text, state text NOT NULL, rate int8,
     moved int8 NOT NULL DEFAULT 0, to_move int8 NOT NULL, last int8 NOT NULL, failure text, started int8 NOT NULL,
-    stepped int8 NOT NULL DEFAULT 0
+    stepped int8 NOT NULL DEFAULT 0, plane text NOT NULL DEFAULT ''
 );
 CREATE INDEX move_source ON move (source, started);
 CREATE TABLE work (

@@ -261,17 +261,26 @@ impl Tx<'_> {
         Ok(self.client.execute_typed(sql, &typed).await?)
     }
 
-    /// Others wait until the commit; taken in the order of the numbers, so that nobody waits in a circle.
-    pub(super) async fn lock(&self, numbers: &[i64]) -> Done<()> {
-        if numbers.is_empty() {
+    /// Until the commit nobody else has the queues in `alone` at all, and nobody has those in `together` alone. Taken in the
+    /// order of the numbers, so that nobody waits in a circle; what the catalogue said before must still hold after.
+    pub(super) async fn lock(&self, alone: &[i64], together: &[i64]) -> Done<()> {
+        let mut wanted: BTreeMap<i64, bool> = together.iter().map(|number| (*number, false)).collect();
+        wanted.extend(alone.iter().map(|number| (*number, true)));
+        if wanted.is_empty() {
             return Ok(());
         }
-        let mut numbers = numbers.to_vec();
-        numbers.sort_unstable();
-        numbers.dedup();
-        let sql = "SELECT pg_advisory_xact_lock(x'686f'::int8 << 40 | n) FROM (SELECT n FROM unnest($1) n ORDER BY n OFFSET 0) s";
-        self.rows(sql, &[&numbers]).await?;
-        Ok(())
+        let (numbers, alone): (Vec<i64>, Vec<bool>) = wanted.into_iter().unzip();
+        let sql =
+            "SELECT CASE WHEN a THEN pg_advisory_xact_lock(k)::text ELSE pg_advisory_xact_lock_shared(k)::text END
+                   FROM (SELECT x'686f'::int8 << 40 | n AS k, a FROM unnest($1, $2) u(n, a) ORDER BY n OFFSET 0) s";
+        let wanted: [&dyn Value; 2] = [&numbers, &alone];
+        let (locked, version) = tokio::join!(self.rows(sql, &wanted), self.one("SELECT version FROM catalogue", &[]));
+        locked?;
+        let version: i64 = version?.get(0);
+        match self.version.is_none_or(|known| known == version) {
+            true => Ok(()),
+            false => Err(Broken::Collided("a queue was changed meanwhile".into())),
+        }
     }
 
     /// False: another plane does it now.
@@ -317,6 +326,7 @@ macro_rules! values {
 
 values! {
     i64 => INT8, Option<i64> => INT8, Vec<i64> => INT8_ARRAY, bool => BOOL,
+    Vec<bool> => BOOL_ARRAY,
     String => TEXT, &str => TEXT, Option<String> => TEXT, Option<&str> => TEXT,
     Vec<String> => TEXT_ARRAY, Vec<&str> => TEXT_ARRAY, Vec<Option<String>> => TEXT_ARRAY, Vec<Option<&str>> => TEXT_ARRAY,
     Vec<u8> => BYTEA, &[u8] => BYTEA, Vec<Vec<u8>> => BYTEA_ARRAY, Vec<&[u8]> => BYTEA_ARRAY,

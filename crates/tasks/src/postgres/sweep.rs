@@ -6,7 +6,6 @@ use super::session::{Done, Tx};
 use super::{Postgres, transact};
 use crate::error::Result;
 use crate::queue::DELETED_FOR_MS;
-use crate::queue::entry::PLACE_BITS;
 
 /// Rows of one step: some 10 ms.
 const STEP_ROWS: i64 = 1_000;
@@ -39,7 +38,7 @@ impl Postgres {
     }
 
     /// The time is the server's.
-    #[expect(clippy::unused_async, clippy::unused_self, reason = "other engines keep it")]
+    #[expect(clippy::unused_async, reason = "other engines keep it")]
     pub(crate) async fn keep_clock(&self) -> Result<()> {
         Ok(())
     }
@@ -54,10 +53,6 @@ impl Tx<'_> {
         let sql = "DELETE FROM message WHERE id IN
                    (SELECT id FROM message WHERE id >= $1 AND id <= $2 ORDER BY id LIMIT $3)";
         let gone = self.run(sql, &[&low, &high, &STEP_ROWS]).await?;
-        let number = low >> PLACE_BITS;
-        if self.opt("SELECT 1 FROM queue WHERE number = $1", &[&number]).await?.is_some() {
-            self.count(number, -i64::try_from(gone).unwrap_or(i64::MAX));
-        }
         // What was sent while the queue was purged or deleted may still come to be seen.
         let is_over = gone == 0 && self.now > at + DELETED_FOR_MS;
         if is_over {
@@ -77,8 +72,9 @@ impl Tx<'_> {
 
     async fn expire(&mut self, queue: &str, from: i64) -> Done<Option<i64>> {
         let Some(entry) = self.find(queue).await? else { return Ok(None) };
-        if entry.spec.fifo {
-            self.lock(&[entry.number]).await?;
+        match entry.spec.fifo {
+            true => self.lock(&[entry.number], &[]).await?,
+            false => self.lock(&[], &[entry.number]).await?,
         }
         let retention = i64::try_from(entry.spec.retention_ms).unwrap_or(i64::MAX / 2);
         let cutoff = self.now.saturating_sub(retention);

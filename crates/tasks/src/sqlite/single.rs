@@ -1,6 +1,6 @@
 //! One plane has the file for itself: it leads, and nobody leaves it requests.
 
-#![expect(clippy::unused_async, clippy::unused_self, reason = "planes that share a database need more")]
+#![expect(clippy::unused_async, reason = "planes that share a database need more")]
 
 use super::Sqlite;
 use crate::error::{Error, Result};

@@ -144,13 +144,14 @@ fn runs_are_led_by_one_plane_asked_at_any_and_taken_over_by_another() {
     let (leader, other) = if leads(first) { (first, second) } else { (second, first) };
     let began = Instant::now();
     // Neither restarted nor ended: it is as if its machine hung.
-    kill(leader.pid_of_agent(), "STOP");
-    kill(leader.pid("_tasks-1"), "STOP");
+    let (agent, plane) = (leader.pid_of_agent(), leader.pid("_tasks-1"));
+    kill(agent, "STOP");
+    kill(plane, "STOP");
     other.wait_for("the other plane to lead", || leads(other));
     println!("runs were taken over after {:?}", began.elapsed());
     for run in &runs {
         other.ok(&["runs", "signal", run, "on"]);
         other.wait_for("the run to end", || status(other, run) == "succeeded");
     }
-    kill(leader.pid_of_agent(), "CONT");
+    kill(agent, "CONT");
 }

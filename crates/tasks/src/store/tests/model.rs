@@ -226,6 +226,11 @@ proptest! {
     fn every_message_is_in_exactly_one_place(steps in prop::collection::vec(step(), 1..60)) {
         play(Engine::Sqlite, &steps);
     }
+}
+
+proptest! {
+    // Each restart is a new connection, and each step a transaction of its own.
+    #![proptest_config(ProptestConfig { cases: 6, max_shrink_iters: 50, ..ProptestConfig::default() })]
 
     #[test]
     fn every_message_is_in_exactly_one_place_of_a_database(steps in prop::collection::vec(step(), 1..60)) {
