@@ -397,11 +397,19 @@ impl Flows {
 
     /// Answers when what was told is stored.
     pub(crate) async fn tell(&self, id: &str, event: Event) -> Result<()> {
-        let inbox = self.led().runs.get(id).map(|handle| handle.inbox.clone());
+        let inbox = || self.led().runs.get(id).map(|handle| handle.inbox.clone());
         let over = || Error::RunRefuses { run: id.to_owned(), reason: "it is over".into() };
-        let Some(inbox) = inbox else {
-            self.0.ground.desk.store.flow_run(id).await?;
-            return Err(over());
+        let known = inbox();
+        let inbox = match known {
+            Some(known) => known,
+            None => {
+                let row = self.0.ground.desk.store.flow_run(id).await?;
+                if !row.over && row.status == "queued" {
+                    // Another plane has just taken it.
+                    self.begin_leading(id).await?;
+                }
+                inbox().ok_or_else(over)?
+            }
         };
         let (reply, answer) = oneshot::channel();
         let told = Told { event, output: None, reply: Some(reply) };

@@ -61,7 +61,7 @@ impl Flows {
 
     /// Of a run that was just stored.
     pub(super) async fn begin_leading(&self, id: &str) -> Result<()> {
-        if !self.leads() {
+        if self.0.ground.desk.store.is_shared() && !self.leads() {
             // The plane that leads finds it.
             return Ok(());
         }

@@ -63,10 +63,12 @@ impl Postgres {
 
     pub(crate) async fn ready(&self, queues: Vec<String>) -> Result<Vec<(String, u64)>> {
         transact!(self, tx => {
-            let sql = "SELECT q.name, (SELECT count(*) FROM (SELECT FROM message WHERE queue = q.number AND due = 0
-                                       AND id > (q.number << 40) + q.floor LIMIT $3) m)
-                            + (SELECT count(*) FROM (SELECT FROM message WHERE queue = q.number AND due > 0 AND due <= $2
-                                       AND id > (q.number << 40) + q.floor LIMIT $3) m)
+            let sql = "SELECT q.name, CASE WHEN (q.spec::jsonb ->> 'fifo')::bool
+                          THEN (SELECT count(*) FROM (SELECT FROM grp WHERE queue = q.number AND due <= $2 LIMIT $3) g)
+                          ELSE (SELECT count(*) FROM (SELECT FROM message WHERE queue = q.number AND due = 0
+                                AND id > (q.number << 40) + q.floor LIMIT $3) m)
+                             + (SELECT count(*) FROM (SELECT FROM message WHERE queue = q.number AND due > 0 AND due <= $2
+                                AND id > (q.number << 40) + q.floor LIMIT $3) m) END
                        FROM queue q WHERE q.name = ANY($1)";
             let rows = tx.rows(sql, &[&queues, &tx.now, &READY_MAX]).await?;
             Ok(rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1).unsigned_abs())).filter(|(_, n)| *n > 0).collect())
