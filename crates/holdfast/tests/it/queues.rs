@@ -15,13 +15,13 @@ mod drills;
 mod fallback;
 mod full;
 mod killed;
-mod shop;
 mod leases;
 mod moves;
 mod plane;
 mod points;
 mod poison;
 mod power;
+mod shop;
 mod workers;
 
 /// A client of SQS that says what it got, nothing more: JSON 1.0 over one connection, without a signature.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -19,8 +20,10 @@ use super::{Cached, Shared};
 use crate::clock::Millis;
 use crate::error::{Error, Result};
 
-/// To one server; with several in the URL the next one is asked then.
+/// To one server, with all that comes before its first answer; with several in the URL the next one is asked then.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// For an answer, whatever the server does: it waits for a synchronous standby that is away without looking at its own limits.
+const EXCHANGE_MAX: Duration = Duration::from_secs(10);
 /// What was sent and is not acknowledged by the network: the server is gone.
 const SILENT_MAX: Duration = Duration::from_secs(5);
 /// Of one statement: one that takes longer holds up whoever waits behind it.
@@ -38,7 +41,10 @@ const TALLY_SLOTS: i64 = 32;
 /// Where the server is, and how it is spoken to.
 #[derive(Clone)]
 pub(super) struct Target {
-    config: Config,
+    /// One for each server.
+    servers: Vec<Config>,
+    /// The one that answered last.
+    good: Arc<AtomicUsize>,
     tls: Option<Tls>,
     /// As SQL writes it.
     pub(super) schema: String,
@@ -55,50 +61,114 @@ impl Target {
         if config.get_dbname().is_none() {
             return Err(bad("it names no database".into()));
         }
-        config.connect_timeout(CONNECT_MAX).tcp_user_timeout(SILENT_MAX).keepalives_idle(SILENT_MAX);
-        config.application_name("holdfast tasks").target_session_attrs(TargetSessionAttrs::ReadWrite);
         if !url.contains("sslmode=") {
-            let local = config.get_hosts().iter().all(stays_here);
+            let local = match config.get_hostaddrs() {
+                [] => config.get_hosts().iter().all(stays_here),
+                addresses => addresses.iter().all(IpAddr::is_loopback),
+            };
             config.ssl_mode(if local { SslMode::Disable } else { SslMode::Require });
         }
         let tls = match config.get_ssl_mode() {
             SslMode::Disable => None,
             _ => Some(Tls::new(ca)?),
         };
-        Ok(Target { config, tls, schema: format!("\"{}\"", schema.replace('"', "\"\"")) })
+        let servers =
+            (0..config.get_hosts().len().max(config.get_hostaddrs().len())).map(|n| alone(&config, n)).collect();
+        Ok(Target { servers, good: Arc::default(), tls, schema: format!("\"{}\"", schema.replace('"', "\"\"")) })
     }
 
+    /// To the first server that may be written to. One that is stopped is connected to and says nothing, so each has its own time.
     pub(super) async fn connect(&self) -> Done<Session> {
+        let (first, many) = (self.good.load(Ordering::Relaxed), self.servers.len());
+        let mut broken = Broken::Lost("the URL names no server".into());
+        for n in (first..first + many).map(|n| n % many) {
+            let tried = tokio::time::timeout(CONNECT_MAX, self.connect_to(&self.servers[n])).await;
+            match tried.unwrap_or_else(|_| Err(silent(CONNECT_MAX))) {
+                Ok(session) => {
+                    self.good.store(n, Ordering::Relaxed);
+                    return Ok(session);
+                }
+                Err(reason) => broken = reason,
+            }
+        }
+        Err(broken)
+    }
+
+    async fn connect_to(&self, server: &Config) -> Done<Session> {
         let (client, driver) = match &self.tls {
             None => {
-                let (client, connection) = self.config.connect(NoTls).await?;
+                let (client, connection) = server.connect(NoTls).await?;
                 (client, tokio::spawn(connection).abort_handle())
             }
             Some(tls) => {
-                let (client, connection) = self.config.connect(tls.clone()).await?;
+                let (client, connection) = server.connect(tls.clone()).await?;
                 (client, tokio::spawn(connection).abort_handle())
             }
         };
         let mut session = Session { client, driver, begin: String::new(), epoch: random()? };
-        let asked = "SELECT current_setting('server_version_num')::int8, current_setting('synchronous_commit')";
+        let asked = "SELECT current_setting('server_version_num')::int8";
         let row = session.client.query_typed_one(asked, &[]).await?;
         let version: i64 = row.get(0);
         if version < VERSION_MIN {
             let reason = format!("the server is version {}, 13 is needed", version / 10_000);
             return Err(Error::Database { what: "use it".into(), reason }.into());
         }
-        let mut begin = format!(
+        // What is confirmed must be on the disk: no setting of the server or of the role may say otherwise, now or later.
+        session.begin = format!(
             "BEGIN; SET LOCAL search_path = {}; SET LOCAL lock_timeout = {LOCK_MS_MAX}; \
              SET LOCAL statement_timeout = {STATEMENT_MS_MAX}; \
-             SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS_MAX}",
+             SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS_MAX}; \
+             SELECT set_config('synchronous_commit', 'on', true) \
+             WHERE current_setting('synchronous_commit') IN ('off', 'local')",
             self.schema
         );
-        // What is confirmed must be on the disk: no setting of the server or of the role may say otherwise.
-        if matches!(row.get::<_, &str>(1), "off" | "local") {
-            begin += "; SET LOCAL synchronous_commit = on";
-        }
-        session.begin = begin;
         Ok(session)
+    }
+}
+
+/// `config` with its server number `n` and no other.
+fn alone(config: &Config, n: usize) -> Config {
+    let mut one = Config::new();
+    match config.get_hosts().get(n) {
+        Some(Host::Tcp(name)) => drop(one.host(name)),
+        Some(Host::Unix(path)) => drop(one.host_path(path)),
+        None => {}
+    }
+    if let Some(address) = config.get_hostaddrs().get(n) {
+        one.hostaddr(*address);
+    }
+    // One port may stand for all.
+    if let Some(port) = config.get_ports().get(n).or(config.get_ports().first()) {
+        one.port(*port);
+    }
+    if let Some(user) = config.get_user() {
+        one.user(user);
+    }
+    if let Some(database) = config.get_dbname() {
+        one.dbname(database);
+    }
+    if let Some(password) = config.get_password() {
+        one.password(password);
+    }
+    if let Some(options) = config.get_options() {
+        one.options(options);
+    }
+    one.connect_timeout(CONNECT_MAX).tcp_user_timeout(SILENT_MAX).keepalives_idle(SILENT_MAX);
+    one.application_name("holdfast tasks").target_session_attrs(TargetSessionAttrs::ReadWrite);
+    one.ssl_mode(config.get_ssl_mode()).ssl_negotiation(config.get_ssl_negotiation());
+    one.channel_binding(config.get_channel_binding());
+    one
+}
+
+fn silent(limit: Duration) -> Broken {
+    Broken::Lost(format!("the database did not answer within {} s", limit.as_secs()))
+}
+
+/// A connection whose answer did not come is of no use any more: it may come later.
+async fn in_time<T>(exchange: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>) -> Done<T> {
+    match tokio::time::timeout(EXCHANGE_MAX, exchange).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(silent(EXCHANGE_MAX)),
     }
 }
 
@@ -146,11 +216,11 @@ impl From<tokio_postgres::Error> for Broken {
     fn from(error: tokio_postgres::Error) -> Broken {
         let text = why(&error);
         let Some(code) = error.code() else {
-            // Not from the server: a value that cannot be sent, or a connection that broke.
-            return if error.is_closed() || error.as_db_error().is_none() {
-                Broken::Lost(text)
-            } else {
-                Broken::Server(text)
+            // Not from the server: a connection that broke, or a value that cannot be sent, which would be so again.
+            let source = std::error::Error::source(&error);
+            return match error.is_closed() || source.is_none_or(|source| source.is::<std::io::Error>()) {
+                true => Broken::Lost(text),
+                false => Broken::Server(text),
             };
         };
         match code {
@@ -163,6 +233,7 @@ impl From<tokio_postgres::Error> for Broken {
                 Broken::Collided(text)
             }
             c if *c == SqlState::READ_ONLY_SQL_TRANSACTION
+                || *c == SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN
                 || c.code().starts_with("08")
                 || c.code().starts_with("57P") =>
             {
@@ -207,8 +278,10 @@ impl Session {
     pub(super) async fn begin<'a>(&'a self, shared: &'a Shared) -> Done<Tx<'a>> {
         let asked = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, version, pg_backend_pid()::int8
                      FROM catalogue";
-        let (begun, row) =
-            tokio::join!(self.client.batch_execute(&self.begin), self.client.query_typed_one(asked, &[]));
+        let (begun, row) = in_time(async {
+            Ok(tokio::join!(self.client.batch_execute(&self.begin), self.client.query_typed_one(asked, &[])))
+        })
+        .await?;
         begun?;
         let row = row?;
         let version: i64 = row.get(1);
@@ -225,7 +298,7 @@ impl Session {
     }
 
     pub(super) async fn rollback(&self) -> Done<()> {
-        Ok(self.client.batch_execute("ROLLBACK").await?)
+        in_time(self.client.batch_execute("ROLLBACK")).await
     }
 }
 
@@ -244,7 +317,7 @@ pub(super) struct Tx<'a> {
 impl Tx<'_> {
     pub(super) async fn rows(&self, sql: &str, with: &[&dyn Value]) -> Done<Vec<Row>> {
         let typed: Vec<(&(dyn ToSql + Sync), Type)> = with.iter().map(|v| (v.sql(), v.kind())).collect();
-        Ok(self.client.query_typed(sql, &typed).await?)
+        in_time(self.client.query_typed(sql, &typed)).await
     }
 
     pub(super) async fn one(&self, sql: &str, with: &[&dyn Value]) -> Done<Row> {
@@ -258,7 +331,7 @@ impl Tx<'_> {
     /// How many rows it changed.
     pub(super) async fn run(&self, sql: &str, with: &[&dyn Value]) -> Done<u64> {
         let typed: Vec<(&(dyn ToSql + Sync), Type)> = with.iter().map(|v| (v.sql(), v.kind())).collect();
-        Ok(self.client.execute_typed(sql, &typed).await?)
+        in_time(self.client.execute_typed(sql, &typed)).await
     }
 
     /// Until the commit nobody else has the queues in `alone` at all, and nobody has those in `together` alone. Taken in the
@@ -300,7 +373,7 @@ impl Tx<'_> {
                        ON CONFLICT (queue, slot) DO UPDATE SET messages = tally.messages + excluded.messages";
             self.run(sql, &[&queues, &changes, &self.slot]).await?;
         }
-        Ok(self.client.batch_execute("COMMIT").await?)
+        in_time(self.client.batch_execute("COMMIT")).await
     }
 }
 
@@ -337,7 +410,8 @@ values! {
 impl Shared {
     fn validate(&self, version: i64) {
         let mut cache = self.cache();
-        if version > cache.version {
+        // Lower is news as well: after a failover that lost something, or a restore.
+        if version != cache.version {
             *cache = Cached { version, ..Cached::default() };
         }
         cache.checked = Some(std::time::Instant::now());
@@ -345,3 +419,39 @@ impl Shared {
 }
 
 pub(super) type Sessions = Arc<tokio::sync::Semaphore>;
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::postgres::fixture::Server;
+
+    /// As a primary that is stopped does, and one that waits for a standby that is away.
+    #[tokio::test]
+    async fn a_server_that_accepts_and_says_nothing_holds_nobody_up() {
+        let server = Server::shared();
+        let url = server.url(&server.database());
+        let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = mute.local_addr().expect("bound").port();
+        let (before, after) = url.split_once('@').expect("user@host");
+        let target = Target::new(&format!("{before}@127.0.0.1:{port},{after}"), None, None, "holdfast").expect("read");
+        let began = Instant::now();
+        let session = target.connect().await.expect("the second answers");
+        assert!(began.elapsed() < CONNECT_MAX * 2, "{:?}", began.elapsed());
+        assert_eq!(target.good.load(Ordering::Relaxed), 1, "it is asked first from now on");
+        let waits = session.client.batch_execute("SELECT pg_sleep(60)");
+        assert!(matches!(in_time(waits).await, Err(Broken::Lost(_))));
+    }
+
+    #[test]
+    fn what_leaves_the_machine_is_encrypted_unless_the_url_says_otherwise() {
+        let mode = |url: &str| {
+            Target::new(url, None, None, "holdfast").map(|target| target.servers[0].get_ssl_mode()).expect("read")
+        };
+        assert_eq!(mode("host=localhost dbname=a"), SslMode::Disable);
+        assert_eq!(mode("host=localhost hostaddr=192.0.2.1 dbname=a"), SslMode::Require);
+        assert_eq!(mode("host=db dbname=a sslmode=disable"), SslMode::Disable);
+    }
+}
