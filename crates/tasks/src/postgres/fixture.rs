@@ -34,8 +34,8 @@ static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
 
 /// Nothing is worth a sync in most tests: the process is not killed with the machine.
 pub const FAST: &[&str] = &["fsync=off", "full_page_writes=off", "max_connections=300"];
-/// As people run it.
-pub const DURABLE: &[&str] = &["max_connections=100"];
+/// As people run it; a standby that lost its primary looks for it at once.
+pub const DURABLE: &[&str] = &["max_connections=100", "wal_retrieve_retry_interval=500ms"];
 
 pub struct Server {
     pub address: Ipv4Addr,

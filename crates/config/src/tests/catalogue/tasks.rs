@@ -21,6 +21,9 @@ step = { report = { command = ["report"], pool = "db" } }
 pub(super) fn file_with(section: &'static Section, key: &str, example: &str) -> Option<String> {
     let is = |s: &'static Section| std::ptr::eq(s, section);
     let text = match () {
+        () if is(&keys::TASKS) && key.starts_with("postgres_") => {
+            table("tasks", &[("postgres", "\"postgres://u@db/q\"")], key, example)
+        }
         () if is(&keys::TASKS) => table("tasks", &[], key, example),
         () if is(&keys::ACCESS_KEY) => {
             table("key.app", &[("id", "\"APP\""), ("secret", "{ env = \"S\" }")], key, example)
