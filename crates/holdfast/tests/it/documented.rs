@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output, Stdio};
 
+use holdfast_tasks::postgres::fixture::Server;
+
 use crate::environment::Environment;
 use crate::site::{Site, free_port};
 
@@ -13,9 +15,10 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
     text.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()
 }
 
-/// All TOML of a page, as one file.
+/// All TOML of a page, as one file; without what says where else the queues can be kept.
 fn file_of(page: &str) -> String {
-    blocks(page, "toml").join("\n")
+    let blocks: Vec<String> = blocks(page, "toml").into_iter().filter(|block| !block.contains("\npostgres")).collect();
+    blocks.join("\n")
 }
 
 /// The one block of TOML with this beginning.
@@ -39,6 +42,24 @@ fn what_is_said_of_queues() {
     site.ok(&["queue", "send", "mail", r#"{"to": "ops@example.org"}"#]);
     site.wait_for("the mail to be sent", || site.ok(&["worker", "attempts", "mailer"]).contains("done"));
     assert!(site.ok(&["queue", "list"]).contains("0 in mail-dead"));
+}
+
+#[test]
+fn what_is_said_of_postgresql() {
+    let server = Server::shared();
+    let text = blocks("queues.md", "toml").into_iter().find(|block| block.contains("\npostgres")).expect("it is said");
+    let url = text.split('"').find(|part| part.starts_with("postgres://")).expect("a URL").to_owned();
+    let text = text
+        .replace(&url, &server.url(&server.database()))
+        .replace("0.0.0.0:9324", &format!("127.0.0.1:{}", free_port()))
+        .replace("/run/secrets/postgres", "{dir}/secret")
+        .replace("/run/secrets/queue-key", "{dir}/secret");
+    let site = Site::new(&text);
+    std::fs::write(site.path().join("secret"), "a secret of the shop").expect("written");
+    site.up();
+    site.ok(&["queue", "send", "orders", "one"]);
+    assert!(site.ok(&["queue", "list"]).contains("orders"));
+    assert!(site.ok(&["queue", "peek", "orders"]).contains("one"));
 }
 
 /// The program of the page, first as it stands there, then with the key of the page.

@@ -17,6 +17,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// To end what a job left whose shim was killed.
 const ORPHANS_MAX: Duration = Duration::from_secs(1);
 
+/// A shim has its lock before it has its socket.
+const SOCKET_LOOKS: u32 = 20;
+const SOCKET_LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// What [`Job::start`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
@@ -102,6 +106,26 @@ impl Job {
             Ok(()) => output(&Dir::new(root.join(token))),
             Err(_) => Vec::new(),
         }
+    }
+
+    /// For an owner after one that died: what waits for the input that only the dead one had is ended before it began, and
+    /// [`Job::collect`] says that it was not started.
+    pub async fn abandon(root: &Path, token: &str) -> Result<(), Error> {
+        check_token(token)?;
+        let dir = Dir::new(root.join(token));
+        if !dir.read_spec().is_ok_and(|spec| spec.stdin) {
+            return Ok(());
+        }
+        for _ in 0..SOCKET_LOOKS {
+            match Client::connect(dir.path(), ANSWER_MAX).await {
+                Ok(client) if client.state().phase == Phase::Waiting => return Job::cancel(root, token).await,
+                Ok(_) => return Ok(()),
+                Err(_) if Job::collect(root, token)? != Status::Running => return Ok(()),
+                // It lives, and was launched a moment ago.
+                Err(_) => tokio::time::sleep(SOCKET_LOOK_EVERY).await,
+            }
+        }
+        Ok(())
     }
 
     /// Ends a running job and everything it started; its result says that it was killed.

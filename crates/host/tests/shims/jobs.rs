@@ -46,6 +46,32 @@ async fn a_token_runs_once_and_its_result_waits() {
     assert_eq!(Job::collect(root.path(), "hook-1").unwrap(), Status::Unknown);
 }
 
+/// Its owner died between the launch and the input, which nobody else has.
+#[tokio::test]
+async fn a_job_that_was_never_given_its_input_is_ended_at_once_by_the_next_owner() {
+    let root = tempfile::tempdir().unwrap();
+    let mark = root.path().join("mark");
+    let unfed = Job { stdin: b"given".to_vec(), ..job("unfed", &format!("echo ran > {}", mark.display())) };
+    let (exe, at) = (exe().to_owned(), root.path().to_owned());
+    let dir = Dir::new(at.join("unfed"));
+    let starting = unfed.start(&exe, &at);
+    // Dropped as soon as the shim is there.
+    let launched = async {
+        while !dir.lock().exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = launched => {}
+        started = starting => drop(started.unwrap()),
+    }
+    Job::abandon(&at, "unfed").await.unwrap();
+    let ended = |status: Status| matches!(status, Status::NotStarted(_) | Status::Done(_));
+    eventually("it is over", || ended(Job::collect(&at, "unfed").unwrap()));
+    assert_eq!(matches!(Job::collect(&at, "unfed").unwrap(), Status::Done(_)), mark.exists());
+}
+
 #[tokio::test]
 async fn a_deadline_and_a_cancel_end_the_whole_tree() {
     let root = tempfile::tempdir().unwrap();

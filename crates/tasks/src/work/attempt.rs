@@ -124,6 +124,9 @@ pub(super) async fn go_on(ground: &Ground, work: Begun) {
         // Taken out of the file meanwhile: the usual meaning of exit codes.
         _ => Program { done: vec![0], dead: vec![65], ..Program::default() },
     };
+    if let Err(error) = Job::abandon(&ground.root, &work.token).await {
+        tracing::warn!(token = work.token, %error, "a program that was never given its message waits for it");
+    }
     watch(ground, &subject, &work.token, &program).await;
 }
 

@@ -101,6 +101,7 @@ fn a_second_plane_goes_on_while_the_first_is_killed_and_when_it_is_gone() {
     for _ in 0..crate::proof::size(3, 20) {
         let before = traffic.received();
         sites[1].wait_for("work between two kills", || traffic.received() > before + 200);
+        sites[0].wait_for("the first plane", || sites[0].instance("_tasks-1")["pid"].is_u64());
         let killed = Instant::now();
         kill(sites[0].pid("_tasks-1"), "KILL");
         let after = traffic.received();
