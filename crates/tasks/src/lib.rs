@@ -20,9 +20,21 @@ mod sqlite;
 mod store;
 pub mod work;
 
+use ring::rand::{SecureRandom, SystemRandom};
+
 pub use error::{Error, Result};
 
 /// For jitter; nothing that must be secret is drawn from it.
 fn seed() -> u64 {
     holdfast_host::clock::now().as_nanos() ^ (u64::from(std::process::id()) << 32)
+}
+
+/// From the kernel, for what nobody may guess; `what` they are for.
+fn random<const N: usize>(what: &str) -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::System {
+        what: format!("draw {what}"),
+        source: std::io::Error::other("the kernel gives no random bytes"),
+    })?;
+    Ok(bytes)
 }

@@ -29,7 +29,6 @@ use std::time::{Duration, Instant};
 use holdfast_policy::Timestamp;
 use holdfast_policy::backoff::Backoff;
 use holdfast_policy::rng::Rng;
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::batch::{Ask, Said};
@@ -125,11 +124,7 @@ impl Postgres {
     /// With a clock of the caller's.
     pub(crate) async fn open_by(place: Place<'_>, clock: Clock, frozen: bool) -> Result<Postgres> {
         let target = Target::new(place.url, place.password, place.ca, place.schema)?;
-        let mut secret = [0; 32];
-        SystemRandom::new().fill(&mut secret).map_err(|_| Error::System {
-            what: "draw a random key".into(),
-            source: std::io::Error::other("the kernel gives no random bytes"),
-        })?;
+        let secret: [u8; 32] = crate::random("a key")?;
         let session = first(&target).await?;
         let secret = schema::migrate(&session.client, &target.schema, &secret).await?;
         let (asking, waiting) = mpsc::channel(WAITING_MAX);

@@ -25,7 +25,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use holdfast_policy::Timestamp;
 use holdfast_store::{Options, Store};
 
-use ring::rand::{SecureRandom, SystemRandom};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::clock::{Clock, Millis, Ticks};
@@ -93,11 +92,7 @@ impl Sqlite {
             ..Options::new("tasks", schema::MIGRATIONS)
         };
         let store = Store::open(path, options)?;
-        let mut secret = [0; 32];
-        SystemRandom::new().fill(&mut secret).map_err(|_| Error::System {
-            what: "draw a random key".into(),
-            source: std::io::Error::other("the kernel gives no random bytes"),
-        })?;
+        let secret: [u8; 32] = crate::random("a key")?;
         let cache_kib = i64::try_from(memory_bytes / 4 / 1024).unwrap_or(i64::MAX);
         let (clock, secret, epoch) = store.write_blocking(move |db| {
             db.pragma_update(None, "cache_size", -cache_kib)?;

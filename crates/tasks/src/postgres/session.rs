@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::task::AbortHandle;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
@@ -181,12 +180,7 @@ fn stays_here(host: &Host) -> bool {
 
 /// Of an epoch: a receipt that another session gave for the same receive, before a backup was restored, does not fit.
 fn random() -> Result<i64> {
-    let mut bytes = [0; 8];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::System {
-        what: "draw an epoch".into(),
-        source: std::io::Error::other("the kernel gives no random bytes"),
-    })?;
-    Ok(i64::from_be_bytes(bytes) & i64::MAX)
+    Ok(i64::from_be_bytes(crate::random("an epoch")?) & i64::MAX)
 }
 
 pub(super) type Done<T> = std::result::Result<T, Broken>;

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use ring::rand::{SecureRandom, SystemRandom};
-
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::queue::{MessageId, Spec};
 
 /// Places in one queue: enough for 30,000 messages a second over a year.
@@ -52,11 +50,7 @@ pub(crate) fn message_id(bytes: Vec<u8>) -> MessageId {
 
 /// A random UUID, version 4 (RFC 9562).
 pub(crate) fn random() -> Result<MessageId> {
-    let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::System {
-        what: "draw a message id".into(),
-        source: std::io::Error::other("the kernel gives no random bytes"),
-    })?;
+    let mut bytes: [u8; 16] = crate::random("a message id")?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     Ok(MessageId(bytes))
